@@ -1,0 +1,74 @@
+"""The exceptions and the warning of amct_pytorch.
+
+Each exception is also the builtin that fits it, so an existing ``except ValueError`` keeps working::
+
+    AmctError
+    ├── ModelError (TypeError)               this object cannot be decomposed as a whole
+    ├── LayerError (ValueError)              named layers are not what the operation needs
+    ├── InputsError (ValueError)             the model cannot be run on the given inputs
+    ├── ConfigError (ValueError)             a setting is wrong
+    ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
+    ├── InfoFileAccessError (OSError)        the file cannot be read or written
+    │   └── InfoFileNotFound (FileNotFoundError)
+    └── MissingExtra (ImportError)           an optional dependency is not installed
+
+    AmctWarning (UserWarning)                worth knowing, but the result is right
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+
+
+class AmctError(Exception):
+    """Base of every exception that amct_pytorch raises on purpose."""
+
+
+class ModelError(AmctError, TypeError):
+    """The object given as model cannot be decomposed as a whole."""
+
+
+class LayerError(AmctError, ValueError):
+    """Layers of the model are not what the operation needs; the message names them."""
+
+
+class InputsError(AmctError, ValueError):
+    """The model cannot be run on the given inputs; the cause is the model's own error."""
+
+
+class ConfigError(AmctError, ValueError):
+    """A setting has the wrong type or value, or names no layer of the model."""
+
+
+class InfoFileError(AmctError, ValueError):
+    """The content of a decomposition information file is wrong; the message says where."""
+
+
+class InfoFileAccessError(AmctError, OSError):
+    """A decomposition information file cannot be read or written."""
+
+
+class InfoFileNotFound(InfoFileAccessError, FileNotFoundError):
+    """There is no decomposition information file at the given path."""
+
+
+class MissingExtra(AmctError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class AmctWarning(UserWarning):
+    """Something the user should know; the result is right all the same."""
+
+
+def warn_user(text: str) -> None:
+    """Give an `AmctWarning` that points at the line of the user's which called into this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith((_PACKAGE, contextlib.__file__)):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, AmctWarning, stacklevel=level)

@@ -1,0 +1,39 @@
+"""Tensor decomposition of the convolutions of pretrained PyTorch models.
+
+Online: decompose, then fine-tune::
+
+    model, changes = auto_decomposition(model)
+
+Offline: decompose, save file and weights; elsewhere rebuild, load, fine-tune::
+
+    model, changes = auto_decomposition(model, "decompose_info.json")
+    torch.save(model.state_dict(), "decomposed.pth")
+
+    model, changes = decompose_network(model, "decompose_info.json")
+    model.load_state_dict(torch.load("decomposed.pth"))
+
+With a look before it is carried out::
+
+    plan = plan_decomposition(model, DecompositionConfig(rank=EnergyRank(0.9)))
+    print(plan)
+    model, changes = plan.apply(model)
+"""
+
+from .api import auto_decomposition, decompose_network, plan_decomposition
+from .config import DecompositionConfig, EnergyRank, EvbmfRank, FixedRank, RatioRank
+from .decomposed import DecomposedConv2d
+from .plan import DecompositionPlan, LayerPlan
+
+__all__ = [
+    "DecomposedConv2d",
+    "DecompositionConfig",
+    "DecompositionPlan",
+    "EnergyRank",
+    "EvbmfRank",
+    "FixedRank",
+    "LayerPlan",
+    "RatioRank",
+    "auto_decomposition",
+    "decompose_network",
+    "plan_decomposition",
+]

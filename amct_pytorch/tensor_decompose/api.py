@@ -1,0 +1,167 @@
+"""The functions of tensor decomposition."""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+from torch import nn
+
+from ..errors import ConfigError, InfoFileError, LayerError, warn_user
+from .config import DecompositionConfig, check_keys_name_layers
+from .conv import ConvSpec
+from .durable import check_writable, read_text
+from .infofile import parse
+from .plan import DecompositionPlan
+from .planner import make_plan
+from .progress import Report, reporting
+from .rebuild import rebuilt, untied
+from .surgery import replaced
+from .survey import check_model, rows_of, slots, survey
+
+
+def auto_decomposition(
+    model: nn.Module,
+    decompose_info_path: str | os.PathLike[str] | None = None,
+    *,
+    config: DecompositionConfig | None = None,
+    example_inputs: object = None,
+    progress: bool | Report = False,
+) -> tuple[nn.Module, dict[str, list[str]]]:
+    """Decompose the convolutions of a pretrained model that are worth it, in place.
+
+    With the default configuration layers, modes and ranks are those of Huawei AMCT. Call it before the
+    parameters are given to an optimizer and before the model is wrapped in DistributedDataParallel.
+
+    Parameters
+    ----------
+    model
+        A model with pretrained weights, on any device; the computation is done on the host.
+    decompose_info_path
+        Where to write the decomposition information file, from which `decompose_network` rebuilds the
+        decomposed structure; None writes none. An existing file is replaced, missing folders are made.
+    config
+        Method, ranks, layers; the default is ``DecompositionConfig()``.
+    example_inputs
+        As in `plan_decomposition`.
+    progress
+        True draws a bar; a function is called with (done, total, layer name).
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The model given, changed. Only where that is itself a `torch.nn.Conv2d` it is left alone, and a
+        new module returned.
+    changes : dict
+        Names of the new layers by the name of the layer they replace:
+        ``{"conv1": ["conv1.0", "conv1.1"], …}``.
+
+    Raises
+    ------
+    AmctError
+        One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
+    """
+    if decompose_info_path is not None:
+        check_writable(decompose_info_path)
+    plan = plan_decomposition(model, config, example_inputs=example_inputs, progress=progress)
+    return plan.apply(model, decompose_info_path)
+
+
+def plan_decomposition(
+    model: nn.Module,
+    config: DecompositionConfig | None = None,
+    *,
+    example_inputs: object = None,
+    progress: bool | Report = False,
+) -> DecompositionPlan:
+    """Say what a decomposition would do to a model, without changing it.
+
+    Parameters
+    ----------
+    model
+        A model with pretrained weights, on any device; the computation is done on the host.
+    config
+        Method, ranks, layers; the default is ``DecompositionConfig()``.
+    example_inputs
+        Inputs to run the model on once, in eval mode, to count multiply-accumulates (MACs): a tensor, a
+        tuple of arguments, or a mapping of keywords, on the model's device. Without them the plan has none.
+    progress
+        True draws a bar; a function is called with (done, total, layer name).
+
+    Returns
+    -------
+    DecompositionPlan
+        Prints as a table; ``plan.apply(model, decompose_info_path=None)`` carries it out.
+
+    Raises
+    ------
+    AmctError
+        One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
+    """
+    check_model(model)
+    if config is None:
+        config = DecompositionConfig()
+    elif not isinstance(config, DecompositionConfig):
+        raise ConfigError(f"config must be a DecompositionConfig, found {config!r}")
+    layers = survey(model)
+    # A rule may well name a layer that an earlier call has decomposed.
+    known = [*(name for layer in layers for name in layer.names), *rows_of(model)]
+    for text in check_keys_name_layers(config, known):
+        warn_user(text)
+    with reporting(progress, "decompose") as report:
+        return make_plan(model, layers, config, example_inputs, report)
+
+
+def decompose_network(
+    model: nn.Module, decompose_info_path: str | os.PathLike[str]
+) -> tuple[nn.Module, dict[str, list[str]]]:
+    """Give a model the decomposed structure that a decomposition information file describes, in place.
+
+    The new layers await their weights: load them with ``model.load_state_dict(…)``. Until then they hold what
+    a new `torch.nn.Conv2d` would, drawn from a generator of their own. On the meta device too, to load big
+    checkpoints with ``assign=True``.
+
+    Parameters
+    ----------
+    model
+        The model before decomposition, as it was given to `auto_decomposition`; its weights do not matter.
+    decompose_info_path
+        A file written by `auto_decomposition`, or by Huawei AMCT.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The model given, changed. Only where that is itself a `torch.nn.Conv2d` it is left alone, and a
+        new module returned.
+    changes : dict
+        As of `auto_decomposition`. Layers that are decomposed already as the file says are left alone.
+
+    Raises
+    ------
+    InfoFileNotFound, InfoFileAccessError
+        The file cannot be read.
+    InfoFileError
+        Its content is wrong, or not of this model.
+    ModelError, LayerError
+        The model, or a layer that the file names, cannot be decomposed. The model is as it was.
+    """
+    check_model(model)
+    layers = survey(model)
+    rows = rows_of(model)
+    geometry: dict[str, ConvSpec | str] = {}
+    for name, row in rows.items():
+        try:
+            geometry[name] = row.spec
+        except LayerError as error:
+            geometry[name] = str(error)
+    for layer in layers:
+        geometry.update(dict.fromkeys(layer.names, layer.why_not or cast(ConvSpec, layer.conv)))
+    content = read_text(decompose_info_path)
+    try:
+        replacements = rebuilt(parse(content, geometry), layers, rows, slots(model))
+    except InfoFileError as error:
+        raise InfoFileError(f"{os.fspath(decompose_info_path)}: {error}") from error
+    for text in untied(replacements, layers):
+        warn_user(text)
+    with replaced(model, replacements) as result:
+        return result

@@ -1,0 +1,52 @@
+"""Where long work stands: a bar, a call of the user's function, or silence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from ..errors import ConfigError, MissingExtra
+
+Report = Callable[[int, int, str], object]
+"""Called with (done, total, name of the layer just done)."""
+
+
+@contextlib.contextmanager
+def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
+    """What to call as work proceeds.
+
+    Parameters
+    ----------
+    progress
+        True draws a bar on stderr, a callable is called itself, False is silent.
+    task
+        What the bar says is going on.
+
+    Raises
+    ------
+    ConfigError
+        It is neither.
+    MissingExtra
+        A bar is asked for, and tqdm is not installed.
+    """
+    if callable(progress):
+        yield progress
+    elif progress is False:
+        yield lambda done, total, name: None
+    elif progress is True:
+        try:
+            from tqdm import tqdm
+        except ImportError as error:
+            raise MissingExtra(
+                "progress=True needs tqdm: pip install 'amct_pytorch[progress]', or give a function"
+            ) from error
+        with tqdm(desc=task, unit="layer") as bar:
+
+            def advance(done: int, total: int, name: str) -> None:
+                bar.total = total
+                bar.set_postfix_str(name, refresh=False)
+                bar.update(done - bar.n)
+
+            yield advance
+    else:
+        raise ConfigError(f"progress must be True, False or a function of (done, total, name), found {progress!r}")

@@ -1,0 +1,185 @@
+"""What users get wrong: each a clear error, and everything as before."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+import amct_pytorch.errors as errors
+from amct_pytorch.errors import AmctError, AmctWarning, ConfigError, ModelError
+from amct_pytorch.tensor_decompose import (
+    DecompositionConfig,
+    EnergyRank,
+    EvbmfRank,
+    FixedRank,
+    RatioRank,
+    auto_decomposition,
+    decompose_network,
+    plan_decomposition,
+)
+
+from .models import TwoConvs, conv, image, snapshot
+
+
+@pytest.mark.parametrize("model", [None, "net.pth", {"weight": torch.ones(1)}, TwoConvs, image()])
+def test_what_is_no_module_is_refused(model: object) -> None:
+    for function in (auto_decomposition, plan_decomposition, lambda given: decompose_network(given, "info.json")):
+        with pytest.raises(ModelError, match=r"model must be a torch\.nn\.Module, found "):
+            function(model)
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[None]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_wrapped_models_are_refused_with_what_to_do() -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    compiled_inside = nn.Sequential(TwoConvs())
+    compiled_inside[0].compile()
+    with _process_group():
+        sharded = nn.Sequential(conv())
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        fully_shard(sharded, mesh=mesh)
+        for model, message in (
+            (nn.DataParallel(TwoConvs()), "the model is wrapped in DataParallel: decompose model.module"),
+            (nn.parallel.DistributedDataParallel(TwoConvs()), "is wrapped in DistributedDataParallel: decompose"),
+            (nn.Sequential(nn.parallel.DistributedDataParallel(conv())), "its submodule '0' is wrapped in Distributed"),
+            (sharded, "is wrapped in FSDPModule: decompose the model before sharding it"),
+            (torch.compile(TwoConvs()), "is wrapped in OptimizedModule: .* before compiling it"),
+            (compiled_inside, "its submodule '0' was compiled in place"),
+            (torch.jit.script(TwoConvs()), "is a ScriptModule: decompose the Python model"),
+            (torch.jit.trace(TwoConvs().eval(), image()), "is a ScriptModule"),
+        ):
+            check = snapshot(model)
+            for function in (auto_decomposition, plan_decomposition):
+                with pytest.raises(ModelError, match=message):
+                    function(model)
+            check()
+
+
+def test_an_inner_data_parallel_is_decomposed() -> None:
+    model = nn.ModuleDict({"features": nn.DataParallel(nn.Sequential(conv()))})
+    assert list(auto_decomposition(model)[1]) == ["features.module.0"]
+
+
+def test_fake_weights_are_kept_with_the_reason() -> None:
+    with FakeTensorMode():
+        model = nn.Sequential(conv())
+    (layer,) = plan_decomposition(model).layers
+    assert not layer.decompose
+    assert layer.reason == "its weight is a FakeTensor, not a plain tensor"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DecompositionConfig(rank=32), r"rank must be a rank policy such as .*, found 32"),
+        (lambda: DecompositionConfig(rank=EvbmfRank), "rank must be a rank policy"),
+        (lambda: DecompositionConfig(method=3), "method must be a name, found 3"),
+        (lambda: DecompositionConfig(rank_multiple=0), "rank_multiple must be a whole number from 1 on, found 0"),
+        (lambda: DecompositionConfig(rank_multiple=True), "rank_multiple"),
+        (lambda: DecompositionConfig(rank_multiple=16.0), "rank_multiple"),
+        (lambda: DecompositionConfig(require_gain="no"), "require_gain must be True or False, found 'no'"),
+        (lambda: DecompositionConfig(layers=["conv1"]), "layers must map names to rules"),
+        (lambda: DecompositionConfig(layers={"conv1": True}), r"layers\['conv1'\] must be False or a mapping"),
+        (lambda: DecompositionConfig(layers={"conv1": {"ranks": 3}}), r"some of method, rank, .*found {'ranks': 3}"),
+        (lambda: DecompositionConfig(layers={"conv1": {"rank": 3}}), r"layers\['conv1'\]: rank must be a rank policy"),
+        (lambda: DecompositionConfig(layers={3: False}), "a key must be a layer's name or a pattern, found 3"),
+        (lambda: DecompositionConfig(layers={"re:(": False}), r"'re:\(' is no regular expression"),
+        (lambda: EnergyRank(0), "EnergyRank: share must be a number above 0 and up to 1, found 0"),
+        (lambda: EnergyRank(95), "found 95"),
+        (lambda: EnergyRank(float("nan")), "found nan"),
+        (lambda: RatioRank("0.5"), "RatioRank: ratio must be"),
+        (lambda: FixedRank(0), "FixedRank: the rank must be a whole number from 1 on, found 0"),
+        (lambda: FixedRank({"conv1": 2.5}), "the rank of 'conv1' must be a whole number from 1 on, found 2.5"),
+        (lambda: FixedRank({"re:[": 3}), "is no regular expression"),
+    ],
+)
+def test_wrong_settings_are_refused_when_made(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rank": 0.5}, "config must be a DecompositionConfig"),
+        (DecompositionConfig(method="separabel"), "method is named 'separabel'; did you mean 'separable'?"),
+        (DecompositionConfig(layers={"conv3": False}), "the model has no Conv2d named 'conv3'; did you mean 'conv2'"),
+        (DecompositionConfig(rank=FixedRank({"head": 3})), "FixedRank: the model has no Conv2d named 'head'"),
+        (DecompositionConfig(layers={"conv1": {"rank": FixedRank({"convl": 3})}}), "'convl'; did you mean"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_refused(config: DecompositionConfig, message: str) -> None:
+    model = TwoConvs()
+    check = snapshot(model)
+    with pytest.raises(ConfigError, match=message):
+        auto_decomposition(model, config=config)
+    check()
+
+
+def test_the_name_of_a_block_is_answered_with_the_pattern_for_it() -> None:
+    model = nn.ModuleDict({"layer1": nn.Sequential(conv(), conv()), "layer2": nn.Sequential(conv())})
+    with pytest.raises(ConfigError, match="inside that module, use 're:\\^layer1\\[.\\]'"):
+        plan_decomposition(model, DecompositionConfig(layers={"layer1": False}))
+    plan = plan_decomposition(model, DecompositionConfig(layers={"re:^layer1[.]": False}))
+    assert [layer.decompose for layer in plan.layers] == [False, False, True]
+
+
+def test_a_pattern_that_matches_nothing_is_a_warning() -> None:
+    with pytest.warns(AmctWarning, match="the pattern 're:up' matches no Conv2d"):
+        plan_decomposition(TwoConvs(), DecompositionConfig(layers={"re:up": False}))
+
+
+def test_two_rules_for_one_layer_under_two_names_are_refused() -> None:
+    model = TwoConvs()
+    model.alias = model.conv1
+    with pytest.raises(ConfigError, match="'conv1' and 'alias' are one layer"):
+        plan_decomposition(model, DecompositionConfig(rank=FixedRank({"conv1": 16, "alias": 32})))
+    plan = plan_decomposition(model, DecompositionConfig(layers={"alias": False}))
+    assert [layer.decompose for layer in plan.layers] == [False, False, True]
+
+
+def test_progress_of_another_type_is_refused() -> None:
+    with pytest.raises(ConfigError, match="progress must be True, False or a function"):
+        plan_decomposition(TwoConvs(), progress="bar")  # type: ignore[arg-type]
+
+
+def test_a_model_that_contains_itself_is_refused() -> None:
+    model = nn.Sequential(conv())
+    model[0].add_module("parent", model)
+    with pytest.raises(ModelError, match="contains itself"):
+        plan_decomposition(model)
+
+
+def test_every_error_is_an_amct_error_and_a_builtin() -> None:
+    builtin = {
+        "ModelError": TypeError,
+        "LayerError": ValueError,
+        "InputsError": ValueError,
+        "ConfigError": ValueError,
+        "InfoFileError": ValueError,
+        "InfoFileAccessError": OSError,
+        "InfoFileNotFound": FileNotFoundError,
+        "MissingExtra": ImportError,
+    }
+    kinds = {
+        name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AmctError)
+    }
+    assert kinds.keys() == {"AmctError", *builtin}
+    assert all(issubclass(kinds[name], builtin[name]) for name in builtin)
