@@ -1,0 +1,234 @@
+"""Time our decomposition against the reference product's recipe, side by side in one run.
+
+The recipe computes, for each layer, two float64 SVDs of the same matricised kernel with both full bases. The
+two take turns, pair by pair, each run in a process of its own; the table has the medians. Peak memory is that
+of the whole process. The GEMM bound is the time that the least arithmetic of a
+split would take at the speed at which this machine multiplies float32 matrices.
+
+    python tools/speed.py            # minutes
+    python tools/speed.py --large    # most of an hour
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from amct_pytorch.table import format_table
+from amct_pytorch.tensor_decompose import auto_decomposition
+from amct_pytorch.tensor_decompose.conv import ConvSpec, spec_of
+from amct_pytorch.tensor_decompose.methods import get_method
+
+METHOD = get_method("separable")
+
+Shape = tuple[int, int, int]
+"""Input channels, output channels, kernel side."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Layers to decompose: how many there are of each shape."""
+
+    name: str
+    layers: dict[Shape, int]
+    large: bool = False
+
+    def model(self) -> nn.ModuleList:
+        """The layers, with white noise for weights."""
+        generator = torch.Generator().manual_seed(0)
+        convs = nn.ModuleList()
+        for (in_channels, out_channels, side), count in self.layers.items():
+            for _ in range(count):
+                conv = nn.Conv2d(in_channels, out_channels, side, bias=False)
+                nn.init.normal_(conv.weight, std=0.02, generator=generator)
+                convs.append(conv)
+        return convs
+
+
+def _single(channels: int, side: int, *, large: bool = False) -> Case:
+    return Case(f"({channels},{channels},{side},{side})", {(channels, channels, side): 1}, large)
+
+
+def _resnet(name: str, blocks: tuple[int, int, int, int]) -> Case:
+    """The 3×3 convolutions of a ResNet of bottleneck blocks, and its stem."""
+    layers = {(3, 64, 7): 1} | {(64 * 2**i, 64 * 2**i, 3): count for i, count in enumerate(blocks)}
+    return Case(name, layers)
+
+
+CASES = (
+    _single(256, 3),
+    _single(512, 3),
+    _single(1024, 3),
+    _single(256, 5),
+    _single(512, 5),
+    _single(1024, 5, large=True),
+    _single(2048, 3, large=True),
+    _single(2048, 5, large=True),
+    Case(
+        "VGG-16",
+        {(3, 64, 3): 1, (64, 64, 3): 1, (64, 128, 3): 1, (128, 128, 3): 1, (128, 256, 3): 1, (256, 256, 3): 2,
+         (256, 512, 3): 1, (512, 512, 3): 5},
+    ),
+    _resnet("ResNet-50", (3, 4, 6, 3)),
+    _resnet("ResNet-101", (3, 4, 23, 3)),
+    Case(
+        "Stable Diffusion UNet",
+        {(320, 320, 3): 10, (320, 640, 3): 1, (640, 640, 3): 10, (640, 1280, 3): 1, (1280, 1280, 3): 19,
+         (2560, 1280, 3): 5, (1920, 1280, 3): 1, (1920, 640, 3): 1, (1280, 640, 3): 1, (960, 640, 3): 1,
+         (960, 320, 3): 1, (640, 320, 3): 2},
+        large=True,
+    ),
+)  # fmt: skip
+
+
+def ours(model: nn.ModuleList) -> None:
+    """Decompose the layers, in place."""
+    auto_decomposition(model)
+
+
+def recipe(model: nn.ModuleList) -> None:
+    """Compute what the reference product computes for the layers that it decomposes, without its bookkeeping."""
+    for conv in model:
+        assert isinstance(conv, nn.Conv2d)
+        if METHOD.why_not(spec_of(conv)) is not None:
+            continue
+        weight = conv.weight.detach().numpy().astype(np.float64)
+        out_channels, in_channels, height, width = weight.shape
+        matrix = weight.transpose(1, 2, 0, 3).reshape(in_channels * height, out_channels * width)
+        for _ in range(2):
+            np.linalg.svd(matrix, full_matrices=True)
+
+
+WAYS: dict[str, Callable[[nn.ModuleList], None]] = {"ours": ours, "recipe": recipe}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run took: seconds, and the peak memory of its process in GiB."""
+
+    seconds: float
+    gib: float
+
+
+def cost(way: str, case: Case) -> Cost:
+    """The cost of one run, in a process of its own."""
+    command = [sys.executable, __file__, "--run", json.dumps([way, [[*shape, n] for shape, n in case.layers.items()]])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Cost(*json.loads(done.stdout))
+
+
+def recipe_cost(case: Case) -> Cost:
+    """The cost of the recipe; in a large list each shape runs once, and counts as often as it occurs."""
+    if not (case.large and len(case.layers) > 1):
+        return cost("recipe", case)
+    costs = [(cost("recipe", Case("", {shape: 1})), count) for shape, count in case.layers.items()]
+    # None of these processes held the whole list, so their peaks say nothing of it.
+    return Cost(sum(one.seconds * count for one, count in costs), math.nan)
+
+
+def run_here(way: str, layers: list[list[int]]) -> None:
+    """Run a case in this process, and print its cost."""
+    case = Case("", {(in_, out, side): count for in_, out, side, count in layers})
+    model = case.model()
+    WAYS[way](CASES[0].model())  # imports and thread pools
+    begin = time.perf_counter()
+    WAYS[way](model)
+    taken = time.perf_counter() - begin
+    print(json.dumps([taken, own_peak() / 2**30]))
+
+
+def own_peak() -> int:
+    """Peak resident memory of this process in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the peak that getrusage knows on Linux is inherited from the parent process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gemm_rate() -> float:
+    """Floating-point operations a second of float32 matrix products, the best of a few."""
+    matrix = torch.randn(3072, 3072)
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - begin)
+    return 2 * 3072**3 / min(times)
+
+
+def operations(case: Case) -> float:
+    """Floating-point operations that a split at a quarter of the full rank cannot do without, by the Gram matrix.
+
+    Gram matrix, tridiagonalisation, leading eigenvectors, projection, residual.
+    """
+    total = 0.0
+    for (in_channels, out_channels, side), count in case.layers.items():
+        conv = ConvSpec(in_channels, out_channels, (side, side))
+        if METHOD.why_not(conv) is None:
+            rows, columns = METHOD.full_rank(conv), side * max(in_channels, out_channels)
+            rank = rows / 4
+            one = rows**2 * columns + 4 / 3 * rows**3 + 2 * rows**2 * rank + 4 * rows * columns * rank
+            total += count * one
+    return total
+
+
+def measure(case: Case, runs: int) -> list[str]:
+    """One row of the table."""
+    pairs = [(cost("ours", case), recipe_cost(case)) for _ in range(runs)]
+    mine = statistics.median(own.seconds for own, _ in pairs)
+    bound = operations(case) / gemm_rate()
+    return [
+        case.name,
+        f"{mine:.2f}",
+        f"{statistics.median(other.seconds for _, other in pairs):.1f}",
+        f"{statistics.median(other.seconds / own.seconds for own, other in pairs):.1f}×",
+        f"{statistics.median(own.gib for own, _ in pairs):.2f}",
+        f"{statistics.median(other.gib for _, other in pairs):.2f}".replace("nan", "–"),
+        f"{bound / mine:.0%}",
+    ]
+
+
+def main() -> None:
+    """Measure the cases asked for, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--large", action="store_true", help="also the large layers and the UNet, one pair of runs each"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="pairs of runs (default 3)")
+    parser.add_argument("--only", metavar="NAME", action="append", help="only the case of this name; may be repeated")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        run_here(*json.loads(arguments.run))
+        return
+    cases = [
+        case for case in CASES if (case.name in arguments.only if arguments.only else arguments.large or not case.large)
+    ]
+    if not cases:
+        parser.error(f"no case of that name; there are {', '.join(repr(case.name) for case in CASES)}")
+    header = ["layers", "ours s", "recipe s", "ratio", "ours GiB", "recipe GiB", "of GEMM bound"]
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}", flush=True)
+    rows = []
+    for case in cases:
+        rows.append(measure(case, 1 if case.large else arguments.runs))
+        print(f"{len(rows)} of {len(cases)}: {' | '.join(rows[-1])}", file=sys.stderr, flush=True)
+    print(format_table(header, rows, right=header[1:]))
+
+
+if __name__ == "__main__":
+    main()
