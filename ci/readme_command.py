@@ -1,0 +1,9 @@
+"""Print the n-th block of shell commands in README.md."""
+
+import re
+import sys
+from pathlib import Path
+
+readme = Path(__file__).resolve().parent.parent / "README.md"
+blocks = re.findall(r"^```sh\n(.*?)^```", readme.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+print(blocks[int(sys.argv[1]) - 1], end="")

@@ -1,0 +1,27 @@
+"""The two flows with nothing but the installed library: no extra, no file of the repository."""
+
+import sys
+
+import torch
+from torch import nn
+
+import amct_pytorch
+from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
+
+
+def build() -> nn.Module:
+    """A network with one convolution to decompose."""
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 128, 3)).eval()
+
+
+net = build()
+print(plan_decomposition(net, example_inputs=torch.ones(1, 3, 16, 16)))
+net, changes = auto_decomposition(net, "decompose_info.json")
+torch.save(net.state_dict(), "weights.pth")
+rebuilt, rebuilt_changes = decompose_network(build(), "decompose_info.json")
+rebuilt.load_state_dict(torch.load("weights.pth"))
+image = torch.ones(1, 3, 16, 16)
+assert changes == rebuilt_changes == {"2": ["2.0", "2.1"]}
+assert torch.equal(net(image), rebuilt(image))
+assert amct_pytorch.__file__.startswith(sys.prefix), amct_pytorch.__file__
+print(f"The wheel works from an empty folder: {amct_pytorch.__file__}")

@@ -1,0 +1,114 @@
+"""What is public, what an import costs, and that both READMEs say what is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import amct_pytorch.tensor_decompose as tensor_decompose
+
+_ROOT = Path(__file__).resolve().parent.parent
+_READMES = ["README.md", "README_zh.md"]
+
+
+def test_the_public_names_are_these() -> None:
+    assert tensor_decompose.__all__ == [
+        "DecomposedConv2d",
+        "DecompositionConfig",
+        "DecompositionPlan",
+        "EnergyRank",
+        "EvbmfRank",
+        "FixedRank",
+        "LayerPlan",
+        "RatioRank",
+        "auto_decomposition",
+        "decompose_network",
+        "plan_decomposition",
+    ]
+    assert all(getattr(tensor_decompose, name).__doc__ for name in tensor_decompose.__all__)
+
+
+def test_importing_the_library_loads_nothing_heavy_or_optional() -> None:
+    program = (
+        "import sys, torch; known = set(sys.modules); "
+        "import amct_pytorch.tensor_decompose; print(*set(sys.modules) - known)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    heavy = {"scipy.optimize", "scipy.linalg", "torch_npu", "tensorly", "tqdm", "typer", "rich", "matplotlib", "onnx"}
+    assert loaded & heavy == set()
+
+
+def _blocks(readme: str, language: str) -> list[str]:
+    text = (_ROOT / readme).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _code(block: str) -> list[str]:
+    """The lines of a block without their comments, which are translated."""
+    return [re.sub(r"\s*#.*", "", line) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("language", ["sh", "python"])
+def test_both_readmes_have_the_same_code(language: str) -> None:
+    english, chinese = (_blocks(readme, language) for readme in _READMES)
+    assert len(english) >= 2
+    assert [_code(block) for block in english] == [_code(block) for block in chinese]
+
+
+def test_both_readmes_have_the_same_figures() -> None:
+    english, chinese = ((_ROOT / readme).read_text(encoding="utf-8") for readme in _READMES)
+    figures = re.compile(r"\d+(?:[.,]\d+)*")
+    assert sorted(figures.findall(english)) == sorted(figures.findall(chinese))
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 64, 7, stride=4), nn.ReLU(), nn.Conv2d(64, 64, 3))
+        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(64, 128, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.stem(x))
+
+
+@pytest.mark.parametrize("readme", _READMES)
+def test_the_python_of_the_readmes_runs(
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(_Net().state_dict(), "net.pth")
+    names: dict[str, object] = {"Net": _Net}
+    for block in _blocks(readme, "python"):
+        exec(compile(block, readme, "exec"), names)
+    assert "decompose" in capsys.readouterr().out
+    assert (tmp_path / "decompose_info.json").exists()
+
+
+def test_the_shipped_example_runs_and_keeps_its_accuracy(tmp_path: Path) -> None:
+    program = _ROOT / "examples" / "digits" / "decompose.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--output", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    accuracies = dict(re.findall(r"^  (original|decomposed|fine-tuned).*? ([\d.]+) %$", done.stdout, re.MULTILINE))
+    assert float(accuracies["original"]) > 99.5
+    assert float(accuracies["decomposed"]) > 98
+    assert float(accuracies["fine-tuned"]) > 99
+    assert "gives the same outputs, bit for bit" in done.stdout
+    assert {item.name for item in tmp_path.iterdir()} == {"decompose_info.json", "decomposed_weights.pth"}
+    assert (_ROOT / "examples" / "digits" / "digits.pth").stat().st_size < 3e6
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_prints_its_table() -> None:
+    program = [sys.executable, str(_ROOT / "tools" / "speed.py"), "--only", "(256,256,3,3)", "--runs", "1"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    row = next(line for line in done.stdout.splitlines() if line.startswith("(256,256,3,3)"))
+    assert re.fullmatch(r"\S+(\s+[\d.]+){2}\s+[\d.]+×(\s+[\d.]+){2}\s+\d+%", row)
