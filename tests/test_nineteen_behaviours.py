@@ -170,6 +170,8 @@ def test_09_meta_device_is_rebuilt_and_refused_clearly_by_auto_decomposition(tmp
         empty = TwoConvs().eval()
     decompose_network(empty, tmp_path / "info.json")
     assert all(parameter.is_meta for parameter in empty.parameters())
+    assert empty.conv1.weight.is_meta
+    assert empty.conv1.weight.shape == (64, 64, 3, 3)
     empty.load_state_dict(model.state_dict(), assign=True)
     assert torch.equal(empty(image()), model(image()))
 

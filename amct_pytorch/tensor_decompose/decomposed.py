@@ -77,8 +77,10 @@ class DecomposedConv2d(nn.Sequential):
     def weight(self) -> torch.Tensor:
         """The composed kernel (out, in, kh, kw)."""
         weights = [cast(nn.Conv2d, stage).weight for stage in self]
-        if torch.is_autocast_enabled(weights[0].device.type):  # a weight has its own dtype there too
-            with torch.autocast(weights[0].device.type, enabled=False):
+        device = weights[0].device.type
+        # A weight keeps its own dtype in autocast too; the meta device, say, knows no autocast.
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
                 return functools.reduce(_compose, weights)
         return functools.reduce(_compose, weights)
 
