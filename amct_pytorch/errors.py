@@ -10,7 +10,9 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
-    └── MissingExtra (ImportError)           an optional dependency is not installed
+    ├── MissingExtra (ImportError)           an optional dependency is not installed
+    ├── BackendUnavailable (RuntimeError)    there is no such device here
+    └── DeviceError (RuntimeError)           the device cannot do what is asked of it
 
     AmctWarning (UserWarning)                worth knowing, but the result is right
 """
@@ -60,6 +62,14 @@ class InfoFileNotFound(InfoFileAccessError, FileNotFoundError):
 
 class MissingExtra(AmctError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class BackendUnavailable(AmctError, RuntimeError):
+    """A backend is not installed, or there is no device for it here; the message says why."""
+
+
+class DeviceError(AmctError, RuntimeError):
+    """A device cannot do what is asked of it: its memory does not suffice, or a model cannot be moved or compiled."""
 
 
 class AmctWarning(UserWarning):

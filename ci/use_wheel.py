@@ -1,12 +1,15 @@
 """The two flows with nothing but the installed library: no extra, no file of the repository."""
 
+import copy
 import sys
 
 import torch
 from torch import nn
 
 import amct_pytorch
+from amct_pytorch.backend import available_backends
 from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
+from amct_pytorch.validate import validate
 
 
 def build() -> nn.Module:
@@ -15,6 +18,7 @@ def build() -> nn.Module:
 
 
 net = build()
+original = copy.deepcopy(net)
 print(plan_decomposition(net, example_inputs=torch.ones(1, 3, 16, 16)))
 net, changes = auto_decomposition(net, "decompose_info.json")
 torch.save(net.state_dict(), "weights.pth")
@@ -23,5 +27,7 @@ rebuilt.load_state_dict(torch.load("weights.pth"))
 image = torch.ones(1, 3, 16, 16)
 assert changes == rebuilt_changes == {"2": ["2.0", "2.1"]}
 assert torch.equal(net(image), rebuilt(image))
+assert "cpu" in available_backends()
+assert validate(original, net, image).ok
 assert amct_pytorch.__file__.startswith(sys.prefix), amct_pytorch.__file__
 print(f"The wheel works from an empty folder: {amct_pytorch.__file__}")

@@ -177,6 +177,8 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "InfoFileAccessError": OSError,
         "InfoFileNotFound": FileNotFoundError,
         "MissingExtra": ImportError,
+        "BackendUnavailable": RuntimeError,
+        "DeviceError": RuntimeError,
     }
     kinds = {
         name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AmctError)

@@ -1,11 +1,11 @@
-"""Run a model on example inputs and see what sizes reach its convolutions, leaving no trace in the model."""
+"""Run a model on inputs of the user's and see what reaches its convolutions, leaving no trace in the model."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,59 +45,88 @@ def input_sizes(model: nn.Module, layers: Sequence[nn.Module], example_inputs: o
         )
     calls: dict[nn.Module, Calls] = {layer: [] for layer in layers}
 
-    def record(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        shape = (args[0] if args else kwargs["input"]).shape
+    def record(layer: nn.Module, arrived: torch.Tensor) -> None:
+        shape = arrived.shape
         calls[layer].append((shape[0] if len(shape) == 4 else 1, (shape[-2], shape[-1])))
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_untouched_generators(model))
-        stack.enter_context(_untouched_state(model))
-        for layer in layers:
-            # In front of the user's own hooks, which may fail or draw in a way of theirs.
-            handle = layer.register_forward_pre_hook(record, prepend=True, with_kwargs=True)
-            stack.callback(handle.remove)
-        with torch.no_grad():
-            _run(model, example_inputs)
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    devices = {tensor.device for tensor in tensors}
+    with untouched_generators(devices), _untouched_state(model), watched(layers, record), torch.no_grad():
+        run_model(model, example_inputs, "example_inputs")
     return [calls[layer] for layer in layers]
 
 
-def _run(model: nn.Module, inputs: object) -> object:
-    """The model's outputs for a tensor, a tuple or list of arguments, or a mapping of keywords.
+@contextlib.contextmanager
+def watched(layers: Iterable[nn.Module], record: Callable[[nn.Module, torch.Tensor], None]) -> Iterator[None]:
+    """Call record(layer, input) each time that one of the layers runs during the block."""
+
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record(layer, args[0] if args else kwargs["input"])
+
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            # In front of the user's own hooks, which may fail or draw in a way of theirs.
+            stack.callback(layer.register_forward_pre_hook(hook, prepend=True, with_kwargs=True).remove)
+        yield
+
+
+def run_model(model: Callable[..., object], inputs: object, called: str) -> object:
+    """The model's outputs for a tensor, a tuple or list of arguments, or a mapping of keywords; these are not changed.
+
+    Parameters
+    ----------
+    called
+        What the user knows the inputs as, for messages.
 
     Raises
     ------
     InputsError
         The inputs are of another type, or the model fails on them.
     """
-    if not isinstance(inputs, torch.Tensor | tuple | list | Mapping):
-        raise InputsError(
-            "example_inputs must be a tensor, a tuple of arguments or a mapping of keywords, "
-            f"found {type(inputs).__name__}"
-        )
-    if isinstance(inputs, Mapping):
-        inputs = dict(inputs)
     # The model may work in place.
-    inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, inputs)
+    inputs = map_tensors(torch.Tensor.clone, checked_inputs(inputs, called))
     try:
-        if isinstance(inputs, torch.Tensor):
-            return model(inputs)
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        return model(*inputs)  # type: ignore[misc]  # a tuple or a list, after the check above
+        return call_with(model, inputs)
     except Exception as error:
         raise InputsError(
-            f"the model fails on example_inputs ({_described(inputs)}): {type(error).__name__}: {error}"
+            f"the model fails on {called} ({_described(inputs)}): {type(error).__name__}: {error}"
         ) from error
 
 
+def checked_inputs(inputs: object, called: str) -> Any:
+    """The inputs as `call_with` takes them: a tensor, a tuple or list, or a dict.
+
+    Raises
+    ------
+    InputsError
+        They are of another type.
+    """
+    if not isinstance(inputs, torch.Tensor | tuple | list | Mapping):
+        raise InputsError(
+            f"{called} must be a tensor, a tuple of arguments or a mapping of keywords, found {type(inputs).__name__}"
+        )
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+def map_tensors(change: Callable[[torch.Tensor], object], values: Any) -> Any:
+    """The same structure of containers with every tensor in it changed."""
+    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf, values)
+
+
+def call_with(model: Callable[..., object], inputs: Any) -> object:
+    """Call a model with a tensor as its only argument, with positional ones, or with keywords."""
+    if isinstance(inputs, torch.Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+
+
 @contextlib.contextmanager
-def _untouched_generators(model: nn.Module) -> Iterator[None]:
-    """Give the generators of Python, NumPy, and torch on the model's devices their state back afterwards."""
+def untouched_generators(devices: Iterable[torch.device]) -> Iterator[None]:
+    """Give the generators of Python, NumPy, and torch on the host and these devices their state back afterwards."""
     python, numpy_, host = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    tensors = itertools.chain(model.parameters(), model.buffers())
     # Only these devices: to ask an unused one for its state would initialise it.
-    devices = {tensor.device for tensor in tensors} - {torch.device("cpu"), torch.device("meta")}
-    states = [(device, torch.get_device_module(device).get_rng_state(device)) for device in devices]
+    others = set(devices) - {torch.device("cpu"), torch.device("meta")}
+    states = [(device, torch.get_device_module(device).get_rng_state(device)) for device in others]
     try:
         yield
     finally:

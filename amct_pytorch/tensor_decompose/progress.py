@@ -50,3 +50,23 @@ def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
             yield advance
     else:
         raise ConfigError(f"progress must be True, False or a function of (done, total, name), found {progress!r}")
+
+
+class Steps:
+    """Counts the steps of work whose number is known beforehand.
+
+    Parameters
+    ----------
+    report
+        Told after each step.
+    total
+        How many there are going to be.
+    """
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._total, self._done = report, total, 0
+
+    def done(self, name: str) -> None:
+        """Another step is done, that of this layer; one that has to be done again adds none."""
+        self._done = min(self._done + 1, self._total)
+        self._report(self._done, self._total, name)

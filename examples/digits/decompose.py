@@ -27,7 +27,7 @@ def finetune(net: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> Non
         for batch in torch.split(torch.randperm(len(images)), 64):
             loss = nn.functional.cross_entropy(net(images[batch]), labels[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+            loss.backward()
             optimizer.step()
         schedule.step()
     net.eval()

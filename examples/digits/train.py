@@ -76,7 +76,7 @@ def train(net: DigitsNet, images: Tensor, labels: Tensor, epochs: int) -> None:
             logits = net(augment(images[indices]))
             loss = functional.cross_entropy(logits, labels[indices], label_smoothing=LABEL_SMOOTHING)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             scheduler.step()
             total_loss += loss.item() * len(indices)

@@ -1,0 +1,462 @@
+"""Whether a decomposed model is faster than its original on a device, as a whole and layer by layer."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .backend import Backend, DeviceInfo
+from .errors import ConfigError, DeviceError, warn_user
+from .on_device import (
+    backend_of,
+    batch_size_of,
+    checked_dtypes,
+    memory_errors_named,
+    placed_inputs,
+    placed_model,
+    ran_out_of_memory,
+    released,
+    resized,
+)
+from .pairs import Pair, pairs_of
+from .report import in_gib, in_ms, name_of, save_json, settings_line
+from .table import format_table
+from .tensor_decompose.conv import spec_of
+from .tensor_decompose.probe import call_with, checked_inputs, run_model, untouched_generators, watched
+from .tensor_decompose.progress import Report, Steps, reporting
+from .timing import Comparison, compare
+
+_WHOLE = "whole model"
+
+
+@dataclass(frozen=True)
+class LayerBenchmark:
+    """What was measured of one decomposed layer.
+
+    Attributes
+    ----------
+    name
+        The first name of the layer.
+    conv
+        Its geometry, in words.
+    mode, rank
+        Kernel sizes in the row, and the channels between them.
+    calls
+        How often it runs in a forward pass; the times are those of all its calls.
+    parameters, parameters_after
+        Numbers of weights and biases.
+    macs, macs_after
+        Multiply-accumulates in a forward pass.
+    comparison
+        Times of original and row, and the speed-up; None for a layer that did not run.
+    """
+
+    name: str
+    conv: str
+    mode: str
+    rank: int
+    calls: int
+    parameters: int
+    parameters_after: int
+    macs: int
+    macs_after: int
+    comparison: Comparison | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the row is "faster", "slower", or "no difference seen"; "did not run"."""
+        return self.comparison.speed_up.verdict if self.comparison else "did not run"
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """What was measured in one floating-point type, at one batch size, eager or compiled.
+
+    Attributes
+    ----------
+    dtype
+        The type of weights and inputs.
+    batch_size
+        Samples in a forward pass; None for inputs without any.
+    compiled
+        Whether both models, and each layer, were compiled.
+    settings
+        Of the process while it was measured.
+    layers
+        One `LayerBenchmark` for every decomposed layer.
+    model
+        Times of a forward pass of the two models, and the speed-up.
+    parameters, parameters_after
+        Numbers of parameters of the two models.
+    peak_memory, peak_memory_after
+        Bytes on the device at the peak of a forward pass, parameters and buffers included; None when compiled.
+    fallbacks
+        Operators seen to run on the CPU for lack of the device's own, in this run or one before it.
+    notes
+        What was not measured as asked.
+    """
+
+    dtype: torch.dtype
+    batch_size: int | None
+    compiled: bool
+    settings: dict[str, str]
+    layers: tuple[LayerBenchmark, ...]
+    model: Comparison
+    parameters: int
+    parameters_after: int
+    peak_memory: int | None
+    peak_memory_after: int | None
+    fallbacks: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """What `benchmark` measured; prints as tables.
+
+    Attributes
+    ----------
+    device
+        Where it ran.
+    runs
+        One `BenchmarkRun` a type, batch size, and way to run it.
+    """
+
+    device: DeviceInfo
+    runs: tuple[BenchmarkRun, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, with every single time.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        save_json(self, "benchmark", path)
+
+    def __str__(self) -> str:
+        title = f"Benchmark on {self.device.name} ({self.device.family}), {settings_line(dict(self.device.versions))}"
+        return "\n\n".join([title, *(_run_as_text(run, self.device) for run in self.runs)])
+
+
+def benchmark(
+    original: nn.Module,
+    decomposed: nn.Module,
+    inputs: object,
+    backend: str | Backend = "cpu",
+    *,
+    index: int = 0,
+    batch_sizes: Sequence[int] | None = None,
+    dtypes: Sequence[torch.dtype] | None = None,
+    compiled: bool = False,
+    progress: bool | Report = False,
+) -> BenchmarkReport:
+    """Time a model and its decomposed form on a device, in turn, as wholes and layer by layer.
+
+    See `amct_pytorch.timing` for how. Both run in eval mode without gradients, under the process's own settings of
+    precision, which the report tells. A layer is timed on random values of the shapes that reach it; layers that are
+    alike are timed once. Weights do not matter to the times, so a model from `decompose_network` will do.
+
+    Parameters
+    ----------
+    original
+        The model before decomposition: a copy kept, since decomposition changes the model it is given.
+    decomposed
+        The decomposed model.
+    inputs
+        A tensor, a tuple of arguments, or a mapping of keywords; on any device.
+    backend
+        A name as `list_backends` tells them, or a `Backend`.
+    index
+        Number of the device.
+    batch_sizes
+        Numbers of samples to run at, made by repeating or cutting the inputs; by default as they are. One that does
+        not fit into the memory of the device is halved until it does, with a warning.
+    dtypes
+        Floating-point types to run in; by default that of the original's weights.
+    compiled
+        Measure compiled models and layers (`torch.compile`, on an NPU in graph mode) beside the eager ones. That
+        empties the caches of torch.compile, so models compiled before are compiled anew at their next call.
+    progress
+        True draws a bar; a function is called with (done, total, what was measured).
+
+    Returns
+    -------
+    BenchmarkReport
+        Models, inputs, random generators and settings are as they were.
+
+    Raises
+    ------
+    BackendUnavailable, ConfigError
+        There is no such device, or it does not have a type; a batch size is not possible.
+    ModelError, LayerError
+        The two are not a model and its decomposed form.
+    InputsError, DeviceError
+        A model fails on the inputs, cannot be moved or compiled, or the memory of the device does not suffice.
+    """
+    chosen = backend_of(backend)
+    device = chosen.device(index)
+    info = chosen.devices()[index]
+    count = len(pairs_of(original, decomposed))
+    types = checked_dtypes(dtypes, original, info)
+    inputs = checked_inputs(inputs, "inputs")
+    sizes = _checked_batch_sizes(batch_sizes, inputs)
+    runs: list[BenchmarkRun] = []
+    fallbacks: dict[str, None] = {}
+    with reporting(progress, "benchmark") as report, untouched_generators([device]), torch.no_grad():
+        steps = Steps(report, len(types) * len(sizes) * (1 + compiled) * (count + 1))
+        with chosen.prepared(device):
+            for dtype, size in itertools.product(types, sizes):
+                setting = _Setting(chosen, device, dtype, compiled, steps, fallbacks)
+                runs += _at_most(size, original, decomposed, inputs, setting)
+    return BenchmarkReport(info, tuple(runs))
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the measurements of one type have in common."""
+
+    backend: Backend
+    device: torch.device
+    dtype: torch.dtype
+    compiled: bool
+    steps: Steps
+    fallbacks: dict[str, None]  # seen so far, in their order
+
+    def compare(self, before: Callable[[], object], after: Callable[[], object], name: str) -> Comparison:
+        comparison = compare(before, after, backend=self.backend, device=self.device)
+        self.steps.done(name)
+        return comparison
+
+
+def _at_most(
+    size: int | None, original: nn.Module, decomposed: nn.Module, inputs: Any, setting: _Setting
+) -> list[BenchmarkRun]:
+    """The runs at a batch size, or at the largest half, quarter… of it that the memory suffices for."""
+    backend, device = setting.backend, setting.device
+    notes: tuple[str, ...] = ()
+    while size is not None and size > 1:
+        try:
+            with released(backend, device):
+                return _measure(original, decomposed, resized(inputs, size), setting, notes)
+        except Exception as error:
+            if not ran_out_of_memory(backend, error):
+                raise
+        text = f"a batch of {size} does not fit into the memory of {device} in {name_of(setting.dtype)}"
+        warn_user(f"{text}: halved to {size // 2}")
+        notes = (*notes, f"{text}.")
+        size //= 2
+    arguments = inputs if size is None else resized(inputs, size)
+    with released(backend, device), memory_errors_named(backend, device, arguments):
+        return _measure(original, decomposed, arguments, setting, notes)
+
+
+def _measure(
+    original: nn.Module, decomposed: nn.Module, inputs: Any, setting: _Setting, notes: tuple[str, ...]
+) -> list[BenchmarkRun]:
+    """The eager run, and the compiled one where asked for."""
+    backend, device, dtype = setting.backend, setting.device, setting.dtype
+    before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
+    arguments = placed_inputs(inputs, backend, device, dtype)
+    pairs = pairs_of(before, after)
+    arrivals: dict[nn.Module, list[torch.Tensor]] = {pair.original: [] for pair in pairs}
+
+    def record(layer: nn.Module, arrived: torch.Tensor) -> None:
+        blank = torch.empty_strided(arrived.shape, arrived.stride(), dtype=arrived.dtype, device="meta")
+        arrivals[layer].append(blank)
+
+    called = f"inputs on {device} in {name_of(dtype)}"
+    with backend.fallbacks() as names:
+        with watched(arrivals, record):
+            run_model(before, arguments, called)
+        run_model(after, arguments, called)
+    setting.fallbacks.update(dict.fromkeys(names))
+    memory = [_peak_memory(model, arguments, setting) for model in (before, after)]
+    runs = []
+    for compiled in (False, True) if setting.compiled else (False,):
+        whole = _compiled_pair(before, after, backend) if compiled else (before, after)
+        with _compile_errors_named(device) if compiled else contextlib.nullcontext():
+            calls = [_call_of(model, arguments) for model in whole]
+            comparison = setting.compare(calls[0], calls[1], _WHOLE)
+            layers = _compare_layers(pairs, arrivals, setting, compiled)
+        runs.append(
+            BenchmarkRun(
+                dtype=dtype,
+                batch_size=batch_size_of(inputs),
+                compiled=compiled,
+                settings=backend.settings(device),
+                layers=layers,
+                model=comparison,
+                parameters=_parameters(before),
+                parameters_after=_parameters(after),
+                peak_memory=None if compiled else memory[0],
+                peak_memory_after=None if compiled else memory[1],
+                fallbacks=tuple(setting.fallbacks),
+                notes=notes,
+            )
+        )
+    return runs
+
+
+def _compare_layers(
+    pairs: Sequence[Pair], arrivals: dict[nn.Module, list[torch.Tensor]], setting: _Setting, compiled: bool
+) -> tuple[LayerBenchmark, ...]:
+    measured: dict[object, Comparison] = {}
+    layers = []
+    for pair in pairs:
+        arrived = arrivals[pair.original]
+        kinds = Counter((tuple(blank.shape), blank.stride(), blank.dtype) for blank in arrived)
+        alike = (spec_of(pair.original), pair.decomposed.stages, tuple(kinds.items()))
+        if alike in measured:
+            setting.steps.done(pair.name)
+        elif arrived:
+            measured[alike] = _compare_layer(pair, arrived, setting, compiled)
+        spec, stages = spec_of(pair.original), pair.decomposed.stages
+        layers.append(
+            LayerBenchmark(
+                name=pair.name,
+                conv=str(spec),
+                mode=pair.mode,
+                rank=pair.rank,
+                calls=len(arrived),
+                parameters=spec.parameters,
+                parameters_after=sum(stage.parameters for stage in stages),
+                macs=sum(_macs([spec], blank) for blank in arrived),
+                macs_after=sum(_macs(stages, blank) for blank in arrived),
+                comparison=measured.get(alike),
+            )
+        )
+    return tuple(layers)
+
+
+def _compare_layer(pair: Pair, arrived: Sequence[torch.Tensor], setting: _Setting, compiled: bool) -> Comparison:
+    draw = torch.Generator().manual_seed(0)
+    made: dict[object, torch.Tensor] = {}
+    images = []
+    for blank in arrived:
+        kind = (blank.shape, blank.stride())
+        if kind not in made:
+            # Drawn and laid out on the host: not every device can do either.
+            values = torch.empty_strided(blank.shape, blank.stride(), dtype=torch.float32)
+            made[kind] = values.normal_(generator=draw).to(setting.device, blank.dtype)
+        images.append(made[kind])
+    layers: tuple[Callable[..., object], Callable[..., object]] = (pair.original, pair.decomposed)
+    if compiled:
+        layers = _compiled_pair(pair.original, pair.decomposed, setting.backend)
+    return setting.compare(_calls_of(layers[0], images), _calls_of(layers[1], images), pair.name)
+
+
+def _peak_memory(model: nn.Module, arguments: Any, setting: _Setting) -> int:
+    """Bytes at the peak of a forward pass, with those that the model holds itself."""
+    with setting.backend.peak_memory(setting.device) as peak:
+        call_with(model, arguments)
+    return peak.bytes + sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
+
+
+def _compiled_pair(
+    before: nn.Module, after: nn.Module, backend: Backend
+) -> tuple[Callable[..., object], Callable[..., object]]:
+    # Compiled code is kept by the code of the module's class, of which only so many forms are compiled: those of the
+    # layers before must not count.
+    torch.compiler.reset()
+    return backend.compile(before), backend.compile(after)
+
+
+@contextlib.contextmanager
+def _compile_errors_named(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DeviceError):
+            raise
+        raise DeviceError(
+            f"the models cannot be compiled for {device} ({type(error).__name__}: {error}): "
+            "leave compiled=True out, or mend what torch.compile names"
+        ) from error
+
+
+def _call_of(model: Callable[..., object], arguments: Any) -> Callable[[], object]:
+    return lambda: call_with(model, arguments)
+
+
+def _calls_of(layer: Callable[..., object], images: Sequence[torch.Tensor]) -> Callable[[], object]:
+    def call() -> None:
+        for image in images:
+            layer(image)
+
+    return call
+
+
+def _macs(stages: Sequence[Any], blank: torch.Tensor) -> int:
+    """Multiply-accumulates of convolutions in a row for an input of this shape."""
+    images = blank.shape[0] if blank.dim() == 4 else 1
+    size = (blank.shape[-2], blank.shape[-1])
+    total = 0
+    for stage in stages:
+        total += images * stage.macs(*size)
+        size = stage.output_size(*size)
+    return total
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _checked_batch_sizes(batch_sizes: Sequence[int] | None, inputs: Any) -> list[int | None]:
+    own = batch_size_of(inputs)
+    if batch_sizes is None:
+        return [own]
+    if isinstance(batch_sizes, int) or not batch_sizes:
+        raise ConfigError(f"batch_sizes must be a list of numbers, found {batch_sizes!r}")
+    for size in batch_sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(f"batch_sizes must hold whole numbers from 1 on, found {size!r}")
+    if not own:
+        raise ConfigError("batch_sizes needs inputs whose first tensor has a sample at least along its first axis")
+    return list(dict.fromkeys(batch_sizes))
+
+
+def _run_as_text(run: BenchmarkRun, device: DeviceInfo) -> str:
+    title = f"{name_of(run.dtype)}{' (emulated)' if run.dtype in device.emulated else ''}"
+    if run.batch_size is not None:
+        title += f", batch {run.batch_size}"
+    header = ["layer", "Conv2d", "row", "rank", "MACs left", "original", "decomposed", "speed-up", "verdict"]
+    rows = [[*_layer_cells(layer), *_comparison_cells(layer.comparison), layer.verdict] for layer in run.layers]
+    rows.append([_WHOLE, "", "", "", "", *_comparison_cells(run.model), run.model.speed_up.verdict])
+    lines = [
+        f"{title}, {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}",
+        format_table(header, rows, right=header[3:8]),
+        "Times: median milliseconds a forward pass, ± half the interquartile range. "
+        "Speed-up: median of paired ratios [99 % interval].",
+        f"Parameters: {run.parameters:,} → {run.parameters_after:,}.",
+    ]
+    if run.peak_memory is not None and run.peak_memory_after is not None:
+        lines[-1] += f" Peak memory: {in_gib(run.peak_memory)} → {in_gib(run.peak_memory_after)}."
+    if run.fallbacks:
+        lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+    lines += [f"{note[0].upper()}{note[1:]}" for note in run.notes]
+    return "\n".join(lines)
+
+
+def _layer_cells(layer: LayerBenchmark) -> list[str]:
+    share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
+    return [layer.name or "(the model)", layer.conv, layer.mode, str(layer.rank), share]
+
+
+def _comparison_cells(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return ["", "", ""]
+    times = [
+        f"{in_ms(timing.median)} ± {in_ms((timing.upper_quartile - timing.lower_quartile) / 2)}"
+        for timing in (comparison.before, comparison.after)
+    ]
+    return [*times, str(comparison.speed_up)]

@@ -1,0 +1,368 @@
+"""Whether a device computes a decomposed model right, and what the decomposition cost."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from .backend import Backend, DeviceInfo, Tolerance
+from .errors import InputsError, LayerError
+from .on_device import backend_of, checked_dtypes, memory_errors_named, placed_inputs, placed_model, released
+from .pairs import Pair, pairs_of
+from .report import name_of, save_json, settings_line
+from .table import format_table
+from .tensor_decompose.conv import build_conv
+from .tensor_decompose.decomposed import DecomposedConv2d
+from .tensor_decompose.probe import checked_inputs, run_model, untouched_generators
+from .tensor_decompose.progress import Report, Steps, reporting
+
+# Cosine between a kernel and its split: the square root of the share of energy that is kept, so 0.1 would be 1 %.
+# That of two unrelated kernels is near 0.
+_LEAST_COSINE = 0.1
+
+
+@dataclass(frozen=True)
+class LayerValidation:
+    """What was seen of one decomposed layer, on the inputs that reach it in the original model.
+
+    Attributes
+    ----------
+    name
+        The first name of the layer.
+    mode, rank
+        Kernel sizes in the row, and the channels between them.
+    calls
+        How often it ran.
+    device_error, device_worst
+        Of the row on the device against the same in float64 on the host: ‖y − r‖ / ‖r‖, and max|y − r| / max|r|.
+    response_error
+        Of the row against the original layer, both on the device: ‖y − r‖ / ‖r‖.
+    verdict
+        "right", "wrong: …", or "did not run".
+    """
+
+    name: str
+    mode: str
+    rank: int
+    calls: int
+    device_error: float
+    device_worst: float
+    response_error: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class DtypeValidation:
+    """What was seen in one floating-point type.
+
+    Attributes
+    ----------
+    dtype
+        The type of weights and inputs.
+    tolerance
+        Of the device in this type.
+    settings
+        Of the process while it was measured.
+    layers
+        One `LayerValidation` for every decomposed layer.
+    output_error
+        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model against those of the original; NaN without any.
+    top1_agreement
+        Share of samples for which the two have the same largest output; None where these are no (N, classes) scores.
+    fallbacks
+        Operators seen to run on the CPU for lack of the device's own, in this type or one before it.
+    """
+
+    dtype: torch.dtype
+    tolerance: Tolerance
+    settings: dict[str, str]
+    layers: tuple[LayerValidation, ...]
+    output_error: float
+    top1_agreement: float | None
+    fallbacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """What `validate` found; prints as tables.
+
+    Attributes
+    ----------
+    device
+        Where it ran.
+    runs
+        One `DtypeValidation` a floating-point type.
+    """
+
+    device: DeviceInfo
+    runs: tuple[DtypeValidation, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the device computed every decomposed layer that ran right."""
+        return not any(layer.verdict.startswith("wrong") for run in self.runs for layer in run.layers)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        save_json(self, "validation", path)
+
+    def __str__(self) -> str:
+        title = f"Validation on {self.device.name} ({self.device.family}), {settings_line(dict(self.device.versions))}"
+        return "\n\n".join([title, *map(_run_as_text, self.runs)])
+
+
+def validate(
+    original: nn.Module,
+    decomposed: nn.Module,
+    inputs: object,
+    backend: str | Backend = "cpu",
+    *,
+    index: int = 0,
+    dtypes: Sequence[torch.dtype] | None = None,
+    progress: bool | Report = False,
+) -> ValidationReport:
+    """Run a model and its decomposed form on a device, layer by layer and as wholes.
+
+    Each decomposed layer gets the input that reaches its place in the original model. What it makes of it on the
+    device is held against float64 on the host (is the device right?), and against the response of the original
+    layer (what did the decomposition cost?). Settings that trade precision for speed, as TF32 and HF32, are off.
+
+    Parameters
+    ----------
+    original
+        The model before decomposition: a copy kept, since decomposition changes the model it is given.
+    decomposed
+        The decomposed model, with its weights.
+    inputs
+        A tensor, a tuple of arguments, or a mapping of keywords; on any device.
+    backend
+        A name as `list_backends` tells them, or a `Backend`.
+    index
+        Number of the device.
+    dtypes
+        Floating-point types to run in; by default that of the original's weights.
+    progress
+        True draws a bar; a function is called with (done, total, layer name).
+
+    Returns
+    -------
+    ValidationReport
+        Models, inputs, random generators and settings are as they were.
+
+    Raises
+    ------
+    BackendUnavailable, ConfigError
+        There is no such device, or it does not have a type.
+    ModelError, LayerError
+        The two are not a model and its decomposed form.
+    InputsError, DeviceError
+        A model fails on the inputs, cannot be moved, or the memory of the device does not suffice.
+    """
+    chosen = backend_of(backend)
+    device = chosen.device(index)
+    info = chosen.devices()[index]
+    pairs = pairs_of(original, decomposed)
+    _check_weights(pairs)
+    types = checked_dtypes(dtypes, original, info)
+    _check_finite(inputs := checked_inputs(inputs, "inputs"))
+    runs = []
+    fallbacks: dict[str, None] = {}
+    with contextlib.ExitStack() as stack:
+        steps = Steps(stack.enter_context(reporting(progress, "validate")), len(types) * len(pairs))
+        stack.enter_context(untouched_generators([device]))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(chosen.prepared(device))
+        stack.enter_context(chosen.exact_numerics(device))
+        for dtype in types:
+            with released(chosen, device), memory_errors_named(chosen, device, inputs):
+                runs.append(_validate(original, decomposed, inputs, chosen, device, dtype, steps, fallbacks))
+    return ValidationReport(info, tuple(runs))
+
+
+def _validate(
+    original: nn.Module,
+    decomposed: nn.Module,
+    inputs: Any,
+    backend: Backend,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: Steps,
+    fallbacks: dict[str, None],
+) -> DtypeValidation:
+    before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
+    arguments = placed_inputs(inputs, backend, device, dtype)
+    tolerance = backend.tolerance(dtype)
+    pairs = pairs_of(before, after)
+    sums: dict[nn.Module, _Sums] = {pair.original: _Sums(pair.decomposed) for pair in pairs}
+    name_of_layer: dict[nn.Module, str] = {pair.original: pair.name for pair in pairs}
+
+    def compare(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], response: torch.Tensor) -> None:
+        sums[layer].add(args[0] if args else kwargs["input"], response)
+        if sums[layer].calls == 1:
+            steps.done(name_of_layer[layer])
+
+    # In front of the user's own hooks, which may change the response.
+    handles = [pair.original.register_forward_hook(compare, prepend=True, with_kwargs=True) for pair in pairs]
+    called = f"inputs on {device} in {name_of(dtype)}"
+    with backend.fallbacks() as names:
+        expected = run_model(before, arguments, called)
+        for handle in handles:
+            handle.remove()
+        found = run_model(after, arguments, called)
+    fallbacks.update(dict.fromkeys(names))
+    error, agreement = _output_error(expected, found)
+    layers = tuple(sums[pair.original].verdict(pair, tolerance, dtype) for pair in pairs)
+    return DtypeValidation(dtype, tolerance, backend.settings(device), layers, error, agreement, tuple(fallbacks))
+
+
+@dataclass
+class _Sums:
+    """Squared errors of one layer, over all its calls."""
+
+    row: DecomposedConv2d
+    calls: int = 0
+    device: float = 0.0
+    reference: float = 0.0
+    worst: float = 0.0
+    largest: float = 0.0
+    lost: float = 0.0
+    response: float = 0.0
+    exact: nn.Sequential | None = field(default=None, repr=False)
+
+    def add(self, arrived: torch.Tensor, response: torch.Tensor) -> None:
+        """Run the row on what arrived at the original layer, on the device and on the host."""
+        if self.exact is None:
+            self.exact = _in_float64(self.row)
+        # Past the user's hooks, which are no part of the layer.
+        found = nn.Sequential.forward(self.row, arrived).cpu().double()  # type: ignore[no-untyped-call]
+        exact = self.exact(arrived.cpu().double())
+        original = response.cpu().double()
+        self.calls += 1
+        self.device += float((found - exact).square().sum())
+        self.reference += float(exact.square().sum())
+        self.worst = _max(self.worst, float((found - exact).abs().max()))
+        self.largest = _max(self.largest, float(exact.abs().max()))
+        self.lost += float((found - original).square().sum())
+        self.response += float(original.square().sum())
+
+    def verdict(self, pair: Pair, tolerance: Tolerance, dtype: torch.dtype) -> LayerValidation:
+        """What the sums say."""
+        error, worst = _ratio(math.sqrt(self.device), math.sqrt(self.reference)), _ratio(self.worst, self.largest)
+        if not self.calls:
+            verdict = "did not run"
+        elif not math.isfinite(error) and self.largest > torch.finfo(dtype).max:
+            verdict = f"wrong: its responses reach {self.largest:.1e}, more than {name_of(dtype)} can hold"
+        elif not math.isfinite(error):
+            verdict = "wrong: not finite"
+        elif error > tolerance.norm:
+            verdict = f"wrong: error {error:.1e}, expected at most {tolerance.norm:.1e}"
+        elif worst > tolerance.worst:
+            verdict = f"wrong: error {worst:.1e} at one place, expected at most {tolerance.worst:.1e}"
+        else:
+            verdict = "right"
+        response = _ratio(math.sqrt(self.lost), math.sqrt(self.response))
+        return LayerValidation(pair.name, pair.mode, pair.rank, self.calls, error, worst, response, verdict)
+
+
+def _in_float64(row: DecomposedConv2d) -> nn.Sequential:
+    """The same convolutions on the host in float64."""
+    stages = []
+    for spec, stage in zip(row.stages, cast("Sequence[nn.Conv2d]", row), strict=True):
+        conv = build_conv(spec)
+        conv.weight = nn.Parameter(stage.weight.cpu().double())
+        conv.bias = None if stage.bias is None else nn.Parameter(stage.bias.cpu().double())
+        stages.append(conv)
+    return nn.Sequential(*stages)
+
+
+def _output_error(expected: object, found: object) -> tuple[float, float | None]:
+    """Relative error over all floating-point outputs, and the agreement of the first that look like scores."""
+    lost = total = 0.0
+    agreement = None
+    some = False
+    for reference, output in zip(_tensors(expected), _tensors(found), strict=True):
+        reference, output = reference.cpu().double(), output.cpu().double()
+        lost += float((output - reference).square().sum())
+        total += float(reference.square().sum())
+        if agreement is None and reference.dim() == 2 and reference.shape[1] > 1 and len(reference):
+            agreement = float((reference.argmax(1) == output.argmax(1)).double().mean())
+        some = True
+    return _ratio(math.sqrt(lost), math.sqrt(total)) if some else math.nan, agreement
+
+
+def _tensors(outputs: object) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+
+
+def _check_weights(pairs: Sequence[Pair]) -> None:
+    """Check that every row can be a split of the layer in its place."""
+    for pair in pairs:
+        original, composed = (
+            weight.detach().cpu().double().flatten() for weight in (pair.original.weight, pair.decomposed.weight)
+        )
+        strength = float(original.norm() * composed.norm())
+        cosine = _ratio(float(original @ composed), strength)
+        if strength and not cosine > _LEAST_COSINE:
+            raise LayerError(
+                f"layer {pair.name!r}: the weights of the decomposed layer have nothing to do with the original's "
+                f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with the "
+                "model that it was made from"
+            )
+
+
+def _check_finite(inputs: Any) -> None:
+    for leaf in tree_leaves(inputs):
+        has_values = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.is_meta
+        if has_values and not bool(leaf.isfinite().all()):
+            raise InputsError(f"inputs of shape {tuple(leaf.shape)} hold NaN or infinity: nothing could be compared")
+
+
+def _max(largest: float, value: float) -> float:
+    """The larger of the two; NaN if one is."""
+    return value if math.isnan(value) or value > largest else largest
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else (0.0 if part == 0 else math.inf)
+
+
+def _run_as_text(run: DtypeValidation) -> str:
+    header = ["layer", "row", "rank", "device error", "at one place", "response error", "verdict"]
+    rows = [
+        [
+            layer.name or "(the model)",
+            layer.mode,
+            str(layer.rank),
+            f"{layer.device_error:.1e}",
+            f"{layer.device_worst:.1e}",
+            f"{layer.response_error:.3f}",
+            layer.verdict,
+        ]
+        for layer in run.layers
+    ]
+    table = format_table(header, rows, right=header[2:6])
+    lines = [
+        f"{name_of(run.dtype)}: device errors up to {run.tolerance.norm:.1e} ({run.tolerance.worst:.1e} at one place) "
+        f"pass as rounding; {settings_line(run.settings)}",
+        table,
+        f"Outputs: relative error {run.output_error:.3f} against the original"
+        + ("" if run.top1_agreement is None else f", top-1 agreement {run.top1_agreement:.2%}")
+        + ".",
+    ]
+    if run.fallbacks:
+        lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+    return "\n".join(lines)

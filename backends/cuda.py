@@ -1,0 +1,138 @@
+"""NVIDIA GPUs through torch.cuda; AMD's through ROCm answer to the same names."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amct_pytorch.backend import DeviceInfo, Tolerance
+
+from .accelerator import AcceleratorBackend
+
+# As on the CPU, with sums in another order.
+_TOLERANCES = {
+    torch.float64: Tolerance(norm=1e-13, worst=1e-12),
+    torch.float32: Tolerance(norm=1e-5, worst=5e-5),
+    torch.float16: Tolerance(norm=2e-3, worst=1e-2),
+    torch.bfloat16: Tolerance(norm=1.5e-2, worst=6e-2),
+}
+
+
+class CudaBackend(AcceleratorBackend):
+    """GPUs: every type computes; tensor cores take bfloat16 from sm_80 on, float16 from sm_70 on."""
+
+    name = "cuda"
+
+    def unavailable_reason(self) -> str | None:
+        """What is missing: a CUDA build, a driver, or a GPU."""
+        if not torch.backends.cuda.is_built():
+            return f"torch {torch.__version__} is built without CUDA: install a CUDA build of torch"
+        try:
+            if torch.cuda.is_available():
+                return None
+            torch.cuda.init()
+        except Exception as error:  # the driver's own words, of whatever type
+            return f"{error}: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+        return "torch sees no GPU: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+
+    def devices(self) -> Sequence[DeviceInfo]:
+        """The GPUs that CUDA_VISIBLE_DEVICES lets through."""
+        return [_info(self.name, index) for index in range(torch.cuda.device_count())]
+
+    @contextlib.contextmanager
+    def exact_numerics(self, device: torch.device) -> Iterator[None]:
+        """TF32 off, and no half-precision sums inside of half-precision products."""
+        matmul = torch.backends.cuda.matmul
+        switches: list[tuple[Any, str, object]] = [
+            (matmul, "allow_fp16_reduced_precision_reduction", False),
+            (matmul, "allow_bf16_reduced_precision_reduction", False),
+        ]
+        # Since 2.9 torch has a switch for each operator, and refuses to read the old ones where they disagree.
+        if hasattr(torch.backends.cudnn, "conv"):
+            operators = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn, matmul]
+            switches += [(operator, "fp32_precision", "ieee") for operator in operators]
+        else:
+            switches += [(torch.backends.cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
+        with _switched(switches):
+            yield
+
+    @contextlib.contextmanager
+    def prepared(self, device: torch.device) -> Iterator[None]:
+        """Let cuDNN try its algorithms out for each shape: original and decomposed each get their best."""
+        with _switched([(torch.backends.cudnn, "benchmark", True)]):
+            yield
+
+    def rank_multiple(self, dtype: torch.dtype) -> int:
+        """Channels that tensor cores take at once: 16 bytes of them, and 8 at least."""
+        return max(8, 16 // dtype.itemsize)
+
+    def tolerance(self, dtype: torch.dtype) -> Tolerance:
+        """Sums are in float32 for the half-precision types."""
+        return _TOLERANCES[dtype]
+
+    def settings(self, device: torch.device) -> dict[str, str]:
+        """TF32, and how cuDNN chooses its algorithms."""
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        if hasattr(cudnn, "conv"):
+            tf32 = {"fp32 conv": cudnn.conv.fp32_precision, "fp32 matmul": matmul.fp32_precision}
+        else:
+            tf32 = {"TF32 conv": cudnn.allow_tf32, "TF32 matmul": matmul.allow_tf32}
+        settings = tf32 | {
+            "fp16 sums in fp16": matmul.allow_fp16_reduced_precision_reduction,
+            "bf16 sums in bf16": matmul.allow_bf16_reduced_precision_reduction,
+            "cudnn.enabled": cudnn.enabled,
+            "cudnn.benchmark": cudnn.benchmark,
+            "cudnn.deterministic": cudnn.deterministic,
+        }
+        return {key: str(value) for key, value in settings.items()}
+
+
+@contextlib.contextmanager
+def _switched(switches: Sequence[tuple[Any, str, object]]) -> Iterator[None]:
+    """Set attributes during a block, and set them back when it ends."""
+    before = [getattr(holder, key) for holder, key, _ in switches]
+    try:
+        for holder, key, value in switches:
+            setattr(holder, key, value)
+        yield
+    finally:
+        for (holder, key, _), value in zip(switches, before, strict=True):
+            setattr(holder, key, value)
+
+
+def _info(backend: str, index: int) -> DeviceInfo:
+    properties = torch.cuda.get_device_properties(index)
+    rocm = getattr(torch.version, "hip", None)
+    capability = (properties.major, properties.minor)
+    libraries = {
+        "torch": torch.__version__,
+        "ROCm" if rocm else "CUDA": rocm or torch.version.cuda,
+        "MIOpen" if rocm else "cuDNN": torch.backends.cudnn.version(),
+        "driver": _driver(),
+    }
+    return DeviceInfo(
+        backend=backend,
+        index=index,
+        name=properties.name,
+        family=properties.gcnArchName if rocm else "sm_{}{}".format(*capability),
+        total_memory=properties.total_memory,
+        cache=getattr(properties, "L2_cache_size", 0),
+        dtypes=tuple(_TOLERANCES),
+        emulated=() if rocm or capability >= (8, 0) else (torch.bfloat16,),
+        versions={name: str(version) for name, version in libraries.items() if version},
+    )
+
+
+def _driver() -> str | None:
+    """Version of the kernel's driver, as Linux tells it."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"\b\d+\.\d+(?:\.\d+)?\b", text)
+    return match.group() if match else None
