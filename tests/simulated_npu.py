@@ -1,0 +1,545 @@
+"""A simulated Ascend NPU, so that code for the `npu` device runs where there is none. For the tests only.
+
+Imported, also as a plugin of pytest (``pytest -p tests.simulated_npu``), it registers the device `npu` for the rest
+of the process and stands in for the module torch_npu. It cannot be in one process with the real one.
+
+Simulated are
+
+- tensors on the device: values in the host's memory behind tensors that say they are on npu:0. Every operator of
+  torch runs, with autograd, autocast, hooks, copies and torch.save, and mixing devices is an error;
+- that it is asynchronous: an operator keeps the device busy for `SLOWDOWN` times as long as it took the host, while
+  the host goes on. To synchronise, or to copy to the host, waits. Events tell the device's time, so work that was
+  not waited for shows in what is measured;
+- memory as the caching allocator counts it, in blocks of 512 bytes, and running out of it;
+- HF32: operands of float32 convolutions are rounded to 11 significant bits while torch.npu.conv.allow_hf32 is True,
+  which it is by default. `chip.float32` makes a device that knows no other float32;
+- refusals: float64 convolutions, and tensors laid out as channels_last;
+- operators that run on the CPU for lack of the device's own, each with torch_npu's warning, once per process, which
+  goes to standard error and past Python's warnings.
+
+Not simulated are streams, more than one device, torch.compile, workspaces of operators, torch.accelerator, and
+``parameter.data = tensor`` from one device to another, although nn.Module moves its parameters so that they stay
+the same objects. A parameter's type on the device is NpuTensor, which passes as nn.Parameter in isinstance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib.machinery
+import os
+import sys
+import time
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+SLOWDOWN = 3.0
+"""Time that an operator takes on the device, over that on the host."""
+
+_GIB = 2**30
+_HOST = torch.device("cpu")
+
+
+@dataclasses.dataclass
+class Chip:
+    """What kind of device is simulated; tests may set it anew at any time.
+
+    Attributes
+    ----------
+    name
+        As torch.npu.get_device_name() tells it; from the environment's SIMULATED_NPU_NAME.
+    total_memory
+        Bytes.
+    cache
+        Bytes; far less than the 192 MiB of the real ones, as benchmarks overwrite it again and again.
+    float32
+        How it convolves float32 with HF32 switched off: "exact", in "hf32" all the same, or it "fails".
+    """
+
+    name: str = os.environ.get("SIMULATED_NPU_NAME", "Ascend910B3")
+    total_memory: int = 64 * _GIB
+    cache: int = 2**20
+    float32: str = "exact"
+
+
+class Clock:
+    """The device's time, in seconds of the host's clock: when the work that it was given so far will be done."""
+
+    def __init__(self) -> None:
+        self.done = 0.0
+
+    def queue(self, moment: float, seconds: float) -> None:
+        """Work of this length that was asked for at this moment begins then, or after all that was given before."""
+        self.done = max(self.done, moment) + seconds
+
+    @staticmethod
+    def wait_until(moment: float) -> None:
+        """Hold the host up until then."""
+        time.sleep(max(moment - time.perf_counter(), 0.0))
+
+
+class Memory:
+    """The caching allocator's statistics, in bytes."""
+
+    def __init__(self) -> None:
+        self.allocated = self.peak = 0
+        self._blocks: weakref.WeakValueDictionary[int, Block] = weakref.WeakValueDictionary()
+
+    def block_of(self, host: torch.Tensor) -> Block:
+        """The block that holds a tensor's storage, a new one where there is none."""
+        storage = host.untyped_storage()
+        block = self._blocks.get(storage.data_ptr()) if storage.nbytes() else None
+        if block is None:
+            block = Block(self, storage.nbytes())
+            if storage.nbytes():
+                self._blocks[storage.data_ptr()] = block
+        return block
+
+    def check(self, size: int) -> None:
+        """Whether there is a place for a block.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            There is none.
+        """
+        if self.allocated + size > chip.total_memory:
+            raise torch.OutOfMemoryError(
+                f"NPU out of memory. Tried to allocate {size / _GIB:.2f} GiB (NPU 0; {chip.total_memory / _GIB:.2f} "
+                f"GiB total capacity; {self.allocated / _GIB:.2f} GiB already allocated)"
+            )
+
+    def take(self, size: int) -> None:
+        """Count a block in."""
+        self.check(size)
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+
+    def give_back(self, size: int) -> None:
+        """Count a block out."""
+        self.allocated -= size
+
+
+class Block:
+    """Memory of one storage, counted for as long as a tensor holds it."""
+
+    def __init__(self, memory: Memory, nbytes: int) -> None:
+        size = -(-nbytes // 512) * 512
+        memory.take(size)
+        weakref.finalize(self, memory.give_back, size).atexit = False
+
+
+class NpuTensor(torch.Tensor):
+    """A tensor that says it is on npu:0, around one of the host's that has its values."""
+
+    host: torch.Tensor
+    block: Block
+
+    @staticmethod
+    def __new__(cls, host: torch.Tensor) -> NpuTensor:
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            host.shape,
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device=torch.device("npu", 0),
+        )
+        tensor.host = host
+        tensor.block = memory.block_of(host)
+        return tensor
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NpuTensor:
+        if id(self) not in memo:
+            copied = NpuTensor(self.host.clone()).requires_grad_(self.requires_grad)
+            vars(copied).update({key: value for key, value in vars(self).items() if key not in vars(copied)})
+            memo[id(self)] = copied
+        return memo[id(self)]
+
+    def __repr__(self) -> str:
+        return repr(self.host)[:-1] + ", device='npu:0')"
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """Saved by its values; torch.load puts it where map_location says, or back on the device."""
+        if isinstance(self, torch.nn.Parameter):
+            return torch._utils._rebuild_parameter, (self.detach(), self.requires_grad, OrderedDict())
+        rebuild = torch._utils._rebuild_device_tensor_from_cpu_tensor
+        return rebuild, (self.detach().cpu(), self.dtype, str(self.device), self.requires_grad)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is torch.Tensor.numpy:
+                raise TypeError("can't convert npu:0 device type tensor to numpy. Use Tensor.cpu() first.")
+            if func is torch.Tensor.tolist:
+                return args[0].detach().cpu().tolist()
+            if func in (torch.Tensor.data_ptr, torch.Tensor.untyped_storage):
+                return func(args[0].host)  # there is no other storage that it could have an address in
+            if func is torch.Tensor.data.__set__ and all(isinstance(arg, NpuTensor) for arg in args):
+                tensor, value = args
+                tensor.host, tensor.block = value.host, value.block
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _swap_tensors(one: torch.Tensor, other: torch.Tensor) -> None:
+    """``one.data = other``, also from device to device. In torch's own place, which refuses while a graph is alive."""
+    one.__class__, other.__class__ = other.__class__, one.__class__
+    inner = [
+        {key: vars(tensor).pop(key) for key in ("host", "block", "_is_param") if key in vars(tensor)}
+        for tensor in (one, other)
+    ]
+    vars(one).update(inner[1])
+    vars(other).update(inner[0])
+    torch._C._swap_tensor_impl(one, other)
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One operator on the device."""
+    if _is_composite(func):  # in inference mode it comes here before it is taken to pieces
+        return func.decompose(*args, **kwargs)
+    name, leaves = func._schema.name, tree_leaves((args, kwargs))
+    _check(name, leaves, kwargs)
+    host_args, host_kwargs = tree_map(_on_host, (args, kwargs))
+    draws = npu.own_generator() if torch.Tag.nondeterministic_seeded in func.tags else contextlib.nullcontext()
+    with draws:
+        begin = time.perf_counter()
+        results = func(*_in_hf32(name, host_args), **host_kwargs)
+    if not func.is_view:
+        clock.queue(begin, SLOWDOWN * (time.perf_counter() - begin))
+    target = args[0] if name == "aten::copy_" else kwargs.get("device", torch.device("npu"))
+    to_host = _is_host(target.device if isinstance(target, torch.Tensor) else target)
+    if to_host or not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(func.tags):
+        clock.wait_until(clock.done)
+    if to_host:
+        return results
+    given = {id(leaf.host): leaf for leaf in leaves if isinstance(leaf, NpuTensor)}  # and again from operators in place
+
+    def on_device(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if id(leaf) not in given:
+            return NpuTensor(leaf)
+        tensor = given[id(leaf)]
+        if (tensor.shape, tensor.stride()) != (leaf.shape, leaf.stride()):
+            tensor.data = NpuTensor(leaf)  # takes the new shape
+        return tensor
+
+    return tree_map(on_device, results)
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
+
+
+def _is_host(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cpu"
+
+
+def _on_host(leaf: Any) -> Any:
+    if isinstance(leaf, NpuTensor):
+        return leaf.host
+    return _HOST if isinstance(leaf, torch.device) else leaf
+
+
+_COPIES = {"aten::_to_copy", "aten::copy_"}
+_TAKES_INDICES_OF_THE_HOST = {"aten::index", "aten::index_put_", "aten::_index_put_impl_"}
+_CONVOLUTIONS = {"aten::convolution", "aten::convolution_backward", "aten::convolution_overrideable"}
+_WITHOUT_KERNEL = {"aten::linalg_matrix_exp", "aten::_linalg_eigh", "aten::linalg_cholesky_ex", "aten::lgamma"}
+_warned: set[str] = set()
+
+
+def _check(name: str, leaves: list[Any], kwargs: dict[str, Any]) -> None:
+    """Refuse what the device refuses, and tell of what it leaves to the CPU."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    devices = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
+    if any(device.type == "npu" and device.index not in (None, 0) for device in devices):
+        raise RuntimeError(f"Invalid device ID: {devices}, valid device_index range is [0, 1)")
+    # Numbers may be on the host.
+    if name not in _COPIES | _TAKES_INDICES_OF_THE_HOST and any(
+        tensor.dim() > 0 and not isinstance(tensor, NpuTensor) for tensor in tensors
+    ):
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but found at least two devices, npu:0 and cpu! ({name})"
+        )
+    if kwargs.get("memory_format") in (torch.channels_last, torch.channels_last_3d) and not _is_host(
+        kwargs.get("device")
+    ):
+        raise RuntimeError("Only contiguous_format or preserve_format is supported.")
+    if name in _CONVOLUTIONS:
+        dtype = tensors[0].dtype
+        if dtype == torch.float64:
+            raise RuntimeError("Tensor self not implemented for DT_DOUBLE, should be in dtype support list [DT_FLOAT,"
+                               "DT_FLOAT16,DT_BFLOAT16].")  # fmt: skip
+        if dtype == torch.float32 and chip.float32 == "fails" and not npu.conv.allow_hf32:
+            raise RuntimeError("Conv2D: float32 without HF32 is not supported on this device.")
+    if name in _WITHOUT_KERNEL and name not in _warned:
+        _warned.add(name)
+        line = (
+            f"[W VariableFallbackKernel.cpp:230] Warning: CAUTION: The operator '{name}' is not currently supported on "
+            "the NPU backend and will fall back to run on the CPU. This may have performance implications. "
+            "(function npu_cpu_fallback)\n"
+        )
+        os.write(2, line.encode())
+
+
+# Which of the arguments are factors of products.
+_FACTORS = {
+    **dict.fromkeys(["aten::convolution", "aten::convolution_overrideable"], (0, 1)),
+    "aten::convolution_backward": (0, 1, 2),
+    **dict.fromkeys(["aten::mm", "aten::bmm"], (0, 1)),
+    **dict.fromkeys(["aten::addmm", "aten::baddbmm"], (1, 2)),
+}
+
+
+def _in_hf32(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments as the device's arithmetic sees them."""
+    if name in _CONVOLUTIONS:
+        hf32 = npu.conv.allow_hf32 or chip.float32 == "hf32"
+    else:
+        hf32 = name in _FACTORS and npu.matmul.allow_hf32
+    if not hf32:
+        return args
+    return tuple(_round_to_hf32(arg) if place in _FACTORS[name] else arg for place, arg in enumerate(args))
+
+
+def _round_to_hf32(values: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to 11 significant bits, ties to even: 10 of its 23 bits after the point stay."""
+    if values.dtype != torch.float32:
+        return values
+    bits = values.view(torch.int32)
+    rounded = (bits >> 13).bitwise_and_(1).add_(bits).add_(0xFFF).bitwise_and_(~0x1FFF)
+    return torch.where(values == values, rounded.view(torch.float32), values)  # a NaN stays one
+
+
+class Event:
+    """torch.npu.Event, on the device's clock."""
+
+    def __init__(self, enable_timing: bool = False, **_: object) -> None:
+        self._timed = enable_timing
+        self._moment: float | None = None
+
+    def record(self, stream: object = None) -> None:
+        """The moment when all that the device was given so far will be done."""
+        self._moment = max(clock.done, time.perf_counter())
+
+    def query(self) -> bool:
+        """Whether that moment has come."""
+        return self._moment is None or self._moment <= time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Wait for that moment."""
+        clock.wait_until(self._moment or 0.0)
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds from this event to the other."""
+        if self._moment is None or end._moment is None:
+            raise RuntimeError("Both events must be recorded before calculating elapsed time.")
+        if not (self._timed and end._timed):
+            raise RuntimeError("Both events must be created with argument 'enable_timing=True'.")
+        end.synchronize()
+        return (end._moment - self._moment) * 1e3
+
+
+class TorchNpu(types.ModuleType):
+    """torch.npu: what the library, its backend and torch itself use of it."""
+
+    Event = Event
+
+    def __init__(self) -> None:
+        super().__init__("torch.npu")
+        self.conv = types.SimpleNamespace(allow_hf32=True)
+        self.matmul = types.SimpleNamespace(allow_hf32=False)
+        self.config = types.SimpleNamespace(allow_internal_format=False)
+        self.utils = types.SimpleNamespace(get_cann_version={"CANN": "9.1.0", "DRIVER": "25.5.0"}.__getitem__)
+        self.amp = types.SimpleNamespace(
+            autocast=functools.partial(torch.amp.autocast, "npu"),
+            GradScaler=functools.partial(torch.amp.GradScaler, "npu"),
+        )
+        self._jit_compile = False
+        self._draws = torch.Generator()
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def set_device(self, device: object) -> None:
+        torch.empty(0, device=torch.device("npu", device) if isinstance(device, int) else device)
+
+    @contextlib.contextmanager
+    def device(self, device: object) -> Iterator[None]:
+        self.set_device(device)
+        yield
+
+    def get_device_name(self, device: object = None) -> str:
+        return chip.name
+
+    def get_device_properties(self, device: object = None) -> types.SimpleNamespace:
+        return types.SimpleNamespace(name=chip.name, total_memory=chip.total_memory, L2_cache_size=chip.cache)
+
+    def is_bf16_supported(self) -> bool:
+        return True
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+    def is_jit_compile_false(self) -> bool:
+        return not self._jit_compile
+
+    def set_compile_mode(self, jit_compile: bool = False) -> None:
+        self._jit_compile = jit_compile
+
+    def synchronize(self, device: object = None) -> None:
+        """Wait until the device is idle."""
+        clock.wait_until(clock.done)
+
+    def memory_allocated(self, device: object = None) -> int:
+        return memory.allocated
+
+    def max_memory_allocated(self, device: object = None) -> int:
+        return memory.peak
+
+    def reset_peak_memory_stats(self, device: object = None) -> None:
+        memory.peak = memory.allocated
+
+    def mem_get_info(self, device: object = None) -> tuple[int, int]:
+        return chip.total_memory - memory.allocated, chip.total_memory
+
+    def empty_cache(self) -> None:
+        """Nothing is held ready."""
+
+    def manual_seed_all(self, seed: int) -> None:
+        self._draws.manual_seed(seed)
+
+    def get_rng_state(self, device: object = "npu") -> torch.Tensor:
+        return self._draws.get_state()
+
+    def set_rng_state(self, new_state: torch.Tensor, device: object = "npu") -> None:
+        self._draws.set_state(new_state)
+
+    @contextlib.contextmanager
+    def own_generator(self) -> Iterator[None]:
+        """Let operators of the host draw from the device's generator."""
+        host = torch.get_rng_state()
+        torch.set_rng_state(self._draws.get_state())
+        try:
+            yield
+        finally:
+            self._draws.set_state(torch.get_rng_state())
+            torch.set_rng_state(host)
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+
+def _stand_in_for_torch_npu() -> None:
+    """Put a module torch_npu where an import finds it, with the internals that have no public name."""
+    options: dict[str, Callable[[], bool]] = {"ALLOW_INTERNAL_FORMAT": lambda: npu.config.allow_internal_format}
+    module: Any = types.ModuleType("torch_npu")
+    module.__spec__ = importlib.machinery.ModuleSpec("torch_npu", None)
+    module.__version__ = torch.__version__.partition("+")[0]
+    module.npu = npu
+    module._C = types.SimpleNamespace(_npu_getOption=lambda name: b"enable" if options[name]() else b"disable")
+    sys.modules["torch_npu"] = module
+
+
+def _register_factories() -> None:
+    """The operators that make tensors out of nothing: all others of that kind begin with one of these two."""
+    for name in ("empty.memory_format", "empty_strided"):
+        operator = functools.reduce(getattr, [*name.split("."), "default"][:2], torch.ops.aten)
+
+        def make(
+            *args: Any, operator: Any = operator, device: torch.device, pin_memory: object = None, **kw: Any
+        ) -> Any:
+            _check(operator._schema.name, [device], kw)
+            memory.check(operator(*args, device="meta", **kw).untyped_storage().nbytes())
+            return NpuTensor(operator(*args, device=_HOST, **kw))
+
+        _ATEN.impl(name, make, "PrivateUse1")
+
+    def copy_from(source: torch.Tensor, target: NpuTensor, non_blocking: bool = False) -> torch.Tensor:
+        target.host.copy_(source)
+        return target
+
+    _ATEN.impl("_copy_from", copy_from, "PrivateUse1")  # torch.tensor(values, device="npu") ends here
+
+
+# As on other accelerators: products in the low precision, sums of many and exponentials in float32.
+_AUTOCAST_LOW = """
+    conv1d conv2d conv2d.padding conv3d conv_transpose2d.input linear matmul mm bmm addmm baddbmm
+"""
+_AUTOCAST_FLOAT32 = """
+    softmax.int log_softmax.int cross_entropy_loss nll_loss mse_loss l1_loss layer_norm group_norm exp log
+    pow.Tensor_Scalar
+"""
+
+
+def _register_autocast() -> None:
+    _REST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    for names, dtype_of in [
+        (_AUTOCAST_LOW, lambda: torch.get_autocast_dtype("npu")),
+        (_AUTOCAST_FLOAT32, lambda: torch.float32),
+    ]:
+        for name in names.split():
+            operator = functools.reduce(getattr, [*name.split("."), "default"][:2], torch.ops.aten)
+
+            def cast(
+                *args: Any, operator: Any = operator, dtype_of: Callable[[], torch.dtype] = dtype_of, **kw: Any
+            ) -> Any:
+                dtype = dtype_of()
+
+                def to_dtype(leaf: Any) -> Any:
+                    eligible = isinstance(leaf, NpuTensor) and leaf.is_floating_point() and leaf.dtype != torch.float64
+                    return leaf.to(dtype) if eligible else leaf
+
+                with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEY):
+                    return operator(*tree_map(to_dtype, args), **tree_map(to_dtype, kw))
+
+            _ATEN.impl(name, cast, "AutocastPrivateUse1")
+
+
+_AUTOCAST_KEY = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+_ATEN = torch.library.Library("aten", "IMPL")
+_REST = torch.library.Library("_", "IMPL")
+
+chip = Chip()
+"""The simulated device."""
+
+clock = Clock()
+"""The simulated device's clock."""
+
+memory = Memory()
+"""The simulated device's memory."""
+
+npu = TorchNpu()
+_setup_privateuseone_for_python_backend("npu", backend_module=npu)
+_stand_in_for_torch_npu()
+_register_factories()
+_register_autocast()
+# So that nn.Module moves parameters by swapping them, and they stay the same objects as on real devices.
+torch.__future__.set_swap_module_params_on_conversion(True)
+torch.utils.swap_tensors = _swap_tensors

@@ -1,0 +1,274 @@
+"""The NPU's backend on the real torch_npu: over a stand-in for CANN, and where it cannot be imported.
+
+Each check is a process of its own, in which torch_npu is found in a folder that its wheel is unpacked to. It is ended
+by os._exit, as torch_npu waits for a device when Python ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+_ROOT = Path(__file__).resolve().parent.parent
+_STUB = _ROOT / "tests" / "fake_cann" / "libascendcl.c"
+_RELEASE = torch.__version__.partition("+")[0]
+_SET_ENV = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that torch_npu's wheel is unpacked to."""
+    folder = tmp_path_factory.mktemp("wheel")
+    download = [sys.executable, "-m", "pip", "download", f"torch-npu=={_RELEASE}", "--no-deps", "--only-binary=:all:"]
+    patience = ["--retries", "1", "--timeout", "20", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*download, *patience, "--dest", str(folder)], capture_output=True, text=True, check=False, timeout=300
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["pip says nothing"]
+        pytest.skip(f"torch-npu {_RELEASE} cannot be had: {lines[-1]}")
+    [found] = folder.glob("*.whl")
+    with zipfile.ZipFile(found) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def _cc(*arguments: str | Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler: cc is not found")
+    done = subprocess.run([compiler, "-shared", "-fPIC", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def cann(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with libraries that stand in for CANN's."""
+    folder = tmp_path_factory.mktemp("cann")
+    _cc("-o", folder / "libascendcl.so", _STUB)
+    for name in ("libacl_op_compiler.so", "libge_runner.so", "libgraph.so"):
+        shutil.copy(folder / "libascendcl.so", folder / name)
+    empty = folder / "empty.c"
+    empty.touch()
+    for name in ("libhccl.so", "libacl_tdt_channel.so"):
+        _cc("-o", folder / name, empty)
+    return folder
+
+
+@dataclass
+class _Ended:
+    """What a process printed, and its exit status."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def _run(
+    program: str, packages: Path, libraries: Path | None = None, autoload: bool = False, **variables: str
+) -> _Ended:
+    """Run a program of Python with these packages and libraries."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASCEND", "TORCH_NPU"))}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join([str(packages), str(_ROOT)]),
+        "LD_LIBRARY_PATH": str(libraries or ""),
+        "TORCH_DEVICE_BACKEND_AUTOLOAD": str(int(autoload)),
+        "CUDA_VISIBLE_DEVICES": "",  # torch_npu shares a process with no GPU
+    } | variables
+    ending = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program + ending],
+        env=environment, cwd=packages, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    return _Ended(done.returncode, done.stdout, done.stderr)
+
+
+def _printed(ended: _Ended) -> dict[str, object]:
+    """The JSON in the last line of what a process printed."""
+    assert ended.status == 0, ended.output + ended.errors
+    return json.loads(ended.output.splitlines()[-1])
+
+
+# Over the stand-in
+
+
+def test_the_backend_works_on_the_real_torch_npu(wheel: Path, cann: Path) -> None:
+    """The tests in tests/fake_cann."""
+    program = (
+        "import os, pytest, sys\n"
+        f"status = pytest.main(['-q', '-p', 'no:cacheprovider', '-W', 'ignore', {str(_STUB.parent)!r}])\n"
+        "sys.stdout.flush()\n"
+        "os._exit(status)"
+    )
+    done = _run(program, wheel, cann, FAKE_CANN_SOC="Ascend910B3", FAKE_CANN_MEMORY="2048")
+    assert done.status == 0, done.output + done.errors
+    [passed] = re.findall(r"(\d+) passed", done.output)
+    assert int(passed) >= 10
+    assert "skipped" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("Ascend910B2C", "Atlas A2"),
+        ("Ascend910B4-1", "Atlas A2"),
+        ("Ascend910_9391", "Atlas A3"),
+        ("Ascend910_9362", "Atlas A3"),
+        ("Ascend950PR_9599", "Ascend 950"),
+        ("Ascend950DT_9582", "Ascend 950"),
+    ],
+)
+def test_the_chip_is_known_by_its_name(wheel: Path, cann: Path, name: str, family: str) -> None:
+    program = """
+import dataclasses, json, torch
+from amct_pytorch.backend import get_backend
+npu = get_backend("npu")
+with npu.prepared(npu.device()):
+    settings = npu.settings(npu.device())
+[info] = npu.devices()
+print(json.dumps(dataclasses.asdict(info) | {"settings": settings}, default=str))
+"""
+    printed = _printed(_run(program, wheel, cann, FAKE_CANN_SOC=name))
+    assert (printed["name"], printed["family"]) == (name, family)
+    assert printed["total_memory"] == 64 * 2**30
+    assert printed["dtypes"] == ["torch.float32", "torch.float16", "torch.bfloat16"]
+    assert printed["settings"]["jit_compile"] == printed["settings"]["allow_internal_format"] == "False"
+
+
+def test_torch_loads_torch_npu_itself_where_it_may(wheel: Path, cann: Path) -> None:
+    program = """
+import json, os, torch
+from amct_pytorch.backend import available_backends
+print(json.dumps({"available": available_backends(), "autoload": os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"]}))
+"""
+    done = _run(program, wheel, cann, autoload=True, FAKE_CANN_SOC="Ascend910B3")
+    assert _printed(done) == {"available": ["cpu", "npu"], "autoload": "1"}
+
+
+# Where it cannot be used
+
+_REASON = """
+import json, os, sys
+import torch
+before = dict(os.environ)
+from amct_pytorch.backend import get_backend, list_backends
+from amct_pytorch.errors import BackendUnavailable
+from amct_pytorch.tensor_decompose import auto_decomposition
+[status] = [status for status in list_backends() if status.name == "npu"]
+try:
+    get_backend("npu")
+    message = None
+except BackendUnavailable as error:
+    message = str(error)
+row, _ = auto_decomposition(torch.nn.Conv2d(64, 64, 3))
+response = row(torch.ones(1, 64, 8, 8))
+print(json.dumps({
+    "reason": status.reason,
+    "message": message,
+    "environment": dict(os.environ) == before,
+    "left": [name for name in sys.modules if name.partition(".")[0] == "torch_npu"],
+    "cpu": get_backend("cpu").is_available() and bool(response.isfinite().all()),
+}))
+"""
+
+
+def _reason(ended: _Ended, left: bool = False) -> str:
+    """Why the NPU's backend is unavailable, after a look at all else, which is as if nothing had been tried."""
+    printed = _printed(ended)
+    reason = printed["reason"]
+    assert isinstance(reason, str)
+    assert printed["message"] == (f"backend 'npu' is not available: {reason}. Installed backends: cpu, cuda, npu")
+    assert printed["environment"] is True
+    assert bool(printed["left"]) == left
+    assert printed["cpu"] is True
+    return reason
+
+
+@pytest.mark.parametrize("present", [[], ["libhccl.so"]], ids=["nothing", "a part of it"])
+def test_without_cann_the_reason_names_the_library_and_the_remedy(
+    wheel: Path, cann: Path, present: list[str], tmp_path: Path
+) -> None:
+    for name in present:
+        shutil.copy(cann / name, tmp_path)
+    missing = "libascendcl.so" if present else "libhccl.so"
+    reason = _reason(_run(_REASON, wheel, tmp_path))
+    assert f"ImportError: {missing}: cannot open shared object file" in reason
+    assert _SET_ENV in reason
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in reason
+
+
+def test_without_the_driver_the_reason_says_so(wheel: Path, cann: Path, tmp_path: Path) -> None:
+    for library in cann.glob("*.so"):
+        shutil.copy(library, tmp_path)
+    driver = tmp_path / "libascend_hal.so"
+    _cc("-o", driver, cann / "empty.c")
+    _cc("-o", tmp_path / "libascendcl.so", _STUB, "-Wl,--no-as-needed", driver, "-Wl,-soname,libascendcl.so")
+    driver.unlink()
+    reason = _reason(_run(_REASON, wheel, tmp_path))
+    assert "libascend_hal.so" in reason
+    assert "driver" in reason
+    assert _SET_ENV not in reason
+
+
+def test_where_torch_may_load_it_torch_itself_fails_as_the_reason_warns(wheel: Path) -> None:
+    done = _run("import torch", wheel, autoload=True)
+    assert done.status != 0
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in done.errors
+
+
+def test_without_a_device_the_reason_says_where_to_look(wheel: Path, cann: Path) -> None:
+    done = _run(_REASON, wheel, cann, FAKE_CANN_SOC="Ascend910B3", FAKE_CANN_DEVICES="0")
+    reason = _reason(done, left=True)
+    assert reason.startswith("torch_npu sees no NPU")
+    assert "npu-smi info" in reason
+    assert "ASCEND_RT_VISIBLE_DEVICES" in reason
+
+
+# Where torch_npu is another than the wheel's: these need none
+
+
+def _install(folder: Path, version: str, code: str) -> Path:
+    """A package that calls itself torch_npu."""
+    (folder / "torch_npu.py").write_text(code, encoding="utf-8")
+    metadata = folder / f"torch_npu-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: torch-npu\nVersion: {version}\n", encoding="utf-8")
+    return folder
+
+
+def test_a_torch_npu_of_another_version_is_not_imported(tmp_path: Path) -> None:
+    packages = _install(tmp_path, "2.1.0.post8", "raise SystemExit('imported')")
+    reason = _reason(_run(_REASON, packages))
+    assert reason.startswith(f"torch_npu 2.1.0.post8 needs torch 2.1.0, found torch {torch.__version__}")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (
+            "RuntimeError('Two accelerators cannot be used at the same time in PyTorch: npu and cuda.')",
+            "install a CPU build of torch, or hide the other one (CUDA_VISIBLE_DEVICES= for GPUs)",
+        ),
+        ("ImportError('libtorch_npu.so: undefined symbol: _ZN3c10')", "do not fit each other"),
+        ("Exception('ASCEND_OPP_PATH is not set')", "torch_npu cannot be imported"),
+    ],
+    ids=["two accelerators", "wrong versions", "anything else"],
+)
+def test_an_import_that_fails_says_what_to_do(tmp_path: Path, error: str, remedy: str) -> None:
+    code = f"import os\nos.environ['TORCH_DEVICE_BACKEND_AUTOLOAD'] = '0'\nos.environ['LEFT'] = '1'\nraise {error}"
+    reason = _reason(_run(_REASON, _install(tmp_path, f"{_RELEASE}.post1", code)))
+    assert remedy in reason
+    kind, _, message = error.partition("('")
+    assert f"{kind}: {message.removesuffix(chr(39) + ')')}" in reason

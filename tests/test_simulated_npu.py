@@ -1,0 +1,29 @@
+"""The NPU's backend where there is no NPU: on the simulated device, which lives in processes of its own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _run_on_simulated_npu(*arguments: str) -> dict[str, int]:
+    """Run pytest with the simulated device. How many tests came to which end, all of them well."""
+    pytest_ = [sys.executable, "-m", "pytest", "-p", "tests.simulated_npu", "-p", "no:cacheprovider", "-q"]
+    done = subprocess.run([*pytest_, *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {end: int(count) for count, end in re.findall(r"(\d+) (passed|skipped|xfailed)", done.stdout)}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-m", "npu", "tests/test_on_devices.py"), ("tests/simulated",)], ids=["as any device", "as an NPU"]
+)
+def test_the_backend_works_on_the_simulated_npu(arguments: tuple[str, ...]) -> None:
+    ends = _run_on_simulated_npu(*arguments)
+    assert ends["passed"] >= 10
+    assert ends.keys() == {"passed"}
