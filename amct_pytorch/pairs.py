@@ -11,6 +11,7 @@ from torch import nn
 from .errors import LayerError, ModelError
 from .tensor_decompose.conv import ConvSpec, geometry_of, is_conv2d_like
 from .tensor_decompose.decomposed import DecomposedConv2d
+from .tensor_decompose.survey import check_model
 
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
@@ -53,13 +54,14 @@ def pairs_of(original: object, decomposed: object) -> list[Pair]:
     Raises
     ------
     ModelError
-        One of the two is no module, or both are the same.
+        One of the two is no module, or wrapped in another; or both are the same.
     LayerError
         Nothing in the second is decomposed, or the two do not have the same layers otherwise.
     """
     for what, model in (("original", original), ("decomposed", decomposed)):
         if not isinstance(model, nn.Module):
             raise ModelError(f"{what} must be a torch.nn.Module, found {type(model).__module__}.{type(model).__name__}")
+        check_model(model)
     if original is decomposed:
         raise ModelError(f"original and decomposed are one and the same model: {_KEEP_A_COPY}")
     before, after = _layers(cast(nn.Module, original)), _layers(cast(nn.Module, decomposed))

@@ -74,7 +74,8 @@ class DtypeValidation:
     layers
         One `LayerValidation` for every decomposed layer.
     output_error
-        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model against those of the original; NaN without any.
+        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model against those of the original; None where they hold no
+        floating-point tensors, or such of other shapes, as a detector's that depend on what it finds.
     top1_agreement
         Share of samples for which the two have the same largest output; None where these are no (N, classes) scores.
     fallbacks
@@ -85,7 +86,7 @@ class DtypeValidation:
     tolerance: Tolerance
     settings: dict[str, str]
     layers: tuple[LayerValidation, ...]
-    output_error: float
+    output_error: float | None
     top1_agreement: float | None
     fallbacks: tuple[str, ...]
 
@@ -289,23 +290,24 @@ def _in_float64(row: DecomposedConv2d) -> nn.Sequential:
     return nn.Sequential(*stages)
 
 
-def _output_error(expected: object, found: object) -> tuple[float, float | None]:
+def _output_error(expected: object, found: object) -> tuple[float | None, float | None]:
     """Relative error over all floating-point outputs, and the agreement of the first that look like scores."""
+    references, outputs = _tensors(expected), _tensors(found)
+    if not references or [x.shape for x in references] != [x.shape for x in outputs]:
+        return None, None
     lost = total = 0.0
     agreement = None
-    some = False
-    for reference, output in zip(_tensors(expected), _tensors(found), strict=True):
-        reference, output = reference.cpu().double(), output.cpu().double()
+    for reference, output in zip(references, outputs, strict=True):
         lost += float((output - reference).square().sum())
         total += float(reference.square().sum())
         if agreement is None and reference.dim() == 2 and reference.shape[1] > 1 and len(reference):
             agreement = float((reference.argmax(1) == output.argmax(1)).double().mean())
-        some = True
-    return _ratio(math.sqrt(lost), math.sqrt(total)) if some else math.nan, agreement
+    return _ratio(math.sqrt(lost), math.sqrt(total)), agreement
 
 
 def _tensors(outputs: object) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    floating = (leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
+    return [leaf.cpu().double() for leaf in floating]
 
 
 def _check_weights(pairs: Sequence[Pair]) -> None:
@@ -359,10 +361,15 @@ def _run_as_text(run: DtypeValidation) -> str:
         f"{name_of(run.dtype)}: device errors up to {run.tolerance.norm:.1e} ({run.tolerance.worst:.1e} at one place) "
         f"pass as rounding; {settings_line(run.settings)}",
         table,
-        f"Outputs: relative error {run.output_error:.3f} against the original"
-        + ("" if run.top1_agreement is None else f", top-1 agreement {run.top1_agreement:.2%}")
-        + ".",
+        _outputs_as_text(run),
     ]
     if run.fallbacks:
         lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
     return "\n".join(lines)
+
+
+def _outputs_as_text(run: DtypeValidation) -> str:
+    if run.output_error is None:
+        return "Outputs: no floating-point tensors of the same shapes to compare."
+    agreement = "" if run.top1_agreement is None else f", top-1 agreement {run.top1_agreement:.2%}"
+    return f"Outputs: relative error {run.output_error:.3f} against the original{agreement}."

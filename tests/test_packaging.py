@@ -107,6 +107,16 @@ def test_the_shipped_example_runs_and_keeps_its_accuracy(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_the_benchmark_prints_its_table_and_saves_its_reports(tmp_path: Path) -> None:
+    program = [sys.executable, str(_ROOT / "tools" / "benchmark.py"), "--networks", "digits", "--save", str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert re.search(r"^npu: (un)?available", done.stdout, re.MULTILINE)
+    row = next(line for line in done.stdout.splitlines() if line.startswith("digits"))
+    assert re.match(r"digits\s+float32\s+1\s+right\s+33%\s+[\d.]+\s+[\d.]+\s+[\d.]+× \[", row)
+    assert {item.name for item in tmp_path.iterdir()} == {"digits.validation.json", "digits.benchmark.json"}
+
+
+@pytest.mark.slow
 def test_the_speed_benchmark_prints_its_table() -> None:
     program = [sys.executable, str(_ROOT / "tools" / "speed.py"), "--only", "(256,256,3,3)", "--runs", "1"]
     done = subprocess.run(program, capture_output=True, text=True, check=True)

@@ -107,6 +107,33 @@ def test_a_model_that_is_itself_a_convolution() -> None:
     assert "(the model)" in str(report)
 
 
+class _Detector(nn.Module):
+    """Gives as many rows as it finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[self.conv(x) > 1.3]
+
+
+class _Labeller(_Detector):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).argmax(1)
+
+
+@pytest.mark.parametrize("kind", [_Detector, _Labeller])
+def test_outputs_that_cannot_be_compared_are_not(kind: type[nn.Module]) -> None:
+    original = kind().eval()
+    config = DecompositionConfig(rank=FixedRank(16))
+    decomposed, _ = auto_decomposition(copy.deepcopy(original), config=config)
+    report = validate(original, decomposed, torch.randn(1, 64, 8, 8))
+    assert report.runs[0].output_error is None
+    assert report.ok
+    assert "Outputs: no floating-point tensors of the same shapes to compare." in str(report)
+
+
 def test_outputs_that_are_no_scores_have_no_agreement() -> None:
     original = nn.Sequential(conv(), nn.ReLU()).eval()
     decomposed, _ = auto_decomposition(copy.deepcopy(original))
@@ -154,6 +181,7 @@ def _refusals() -> dict[str, tuple[type[AmctError], str, Any]]:
     bare, _ = decompose_network(TwoConvs(), _info())
     return {
         "no module": (ModelError, "original must be a torch.nn.Module, found builtins.str", ("net.pth", decomposed)),
+        "wrapped": (ModelError, "is wrapped in DataParallel", (nn.DataParallel(original), decomposed)),
         "one model": (ModelError, "one and the same model: .*copy.deepcopy", (decomposed, decomposed)),
         "a copy": (
             LayerError,
