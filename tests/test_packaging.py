@@ -19,6 +19,7 @@ _READMES = ["README.md", "README_zh.md"]
 
 def test_the_public_names_are_these() -> None:
     assert tensor_decompose.__all__ == [
+        "Calibration",
         "DecomposedConv2d",
         "DecompositionConfig",
         "DecompositionPlan",
@@ -122,3 +123,17 @@ def test_the_speed_benchmark_prints_its_table() -> None:
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     row = next(line for line in done.stdout.splitlines() if line.startswith("(256,256,3,3)"))
     assert re.fullmatch(r"\S+(\s+[\d.]+){2}\s+[\d.]+×(\s+[\d.]+){2}\s+\d+%", row)
+
+
+@pytest.mark.slow
+def test_the_accuracy_comparison_prints_its_table_and_draws_it(tmp_path: Path) -> None:
+    program = [sys.executable, str(_ROOT / "tools" / "accuracy.py"), "--ratios", "0.25", "0.05"]
+    done = subprocess.run(
+        [*program, "--picture", str(tmp_path / "new" / "accuracy.png")], capture_output=True, text=True, check=True
+    )
+    full, high, low = (line.split() for line in done.stdout.splitlines()[2:])
+    assert float(full[2]) > 99.5
+    assert float(low[2]) < 90
+    assert float(low[7]) > 99
+    assert int(low[1].replace(",", "")) < int(high[1].replace(",", "")) < int(full[1].replace(",", ""))
+    assert (tmp_path / "new" / "accuracy.png").read_bytes().startswith(b"\x89PNG")

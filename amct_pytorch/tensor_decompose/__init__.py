@@ -17,14 +17,21 @@ With a look before it is carried out::
     plan = plan_decomposition(model, DecompositionConfig(rank=EnergyRank(0.9)))
     print(plan)
     model, changes = plan.apply(model)
+
+Without fine-tuning, with factors fitted to some unlabelled inputs::
+
+    calibration = Calibration(images.split(32), mode="reconstruct")
+    model, changes = auto_decomposition(model, calibration=calibration)
 """
 
 from .api import auto_decomposition, decompose_network, plan_decomposition
+from .calibration import Calibration
 from .config import DecompositionConfig, EnergyRank, EvbmfRank, FixedRank, RatioRank
 from .decomposed import DecomposedConv2d
 from .plan import DecompositionPlan, LayerPlan
 
 __all__ = [
+    "Calibration",
     "DecomposedConv2d",
     "DecompositionConfig",
     "DecompositionPlan",

@@ -39,7 +39,11 @@ class RankPolicy(Protocol):
         """The policy for the layer of these names, or the reason in words why it gets no rank."""
 
     def choose(self, kernel: Matricised, singulars: Singulars) -> tuple[int, str]:
-        """The rank, 1 <= rank <= kernel.rows, and where it comes from, in words."""
+        """The rank, 1 <= rank <= kernel.rows, and where it comes from, in words.
+
+        With calibration the singular values are those of the kernel weighted by the inputs, but for `EvbmfRank`,
+        whose ranks stay the reference's.
+        """
 
 
 class _RanksEveryLayer:
@@ -68,7 +72,7 @@ class EvbmfRank(_RanksEveryLayer):
 class EnergyRank(_RanksEveryLayer):
     """The least rank that keeps a share of the kernel's energy, the sum of its squared singular values.
 
-    Rounded up to the rank multiple.
+    Rounded up to the rank multiple. With calibration, of the energy that the inputs give the kernel.
     """
 
     share: float = 0.95

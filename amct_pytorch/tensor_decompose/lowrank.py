@@ -83,6 +83,18 @@ def low_rank(matrix: Callable[[], torch.Tensor], kernel: Matricised, policy: Ran
     return LowRank(left, right, why, error)
 
 
+def balanced(first: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two factors (R, m) and (R, n) of a product firstᵀ·last as its singular terms, as `low_rank` gives them.
+
+    Of all factors with this product they lose least by rounding.
+    """
+    left, left_rest = torch.linalg.qr(first.T)
+    right, right_rest = torch.linalg.qr(last.T)
+    turn, singulars, back = torch.linalg.svd(left_rest @ right_rest.T)
+    strength = singulars.sqrt()
+    return (left @ turn * strength).T, strength[:, None] * (back @ right.T)
+
+
 def _scale(matrix: torch.Tensor) -> float:
     """A power of four near the largest entry where squares of entries could under- or overflow, else 1."""
     least, most = torch.aminmax(matrix)

@@ -13,9 +13,11 @@ from torch import nn
 
 from ..errors import LayerError
 from ..table import format_table
-from .conv import ConvSpec, host_weight
+from .conv import ConvSpec
 from .durable import check_writable, sync_folder_of, write_text
+from .fitted import Fit
 from .infofile import Entry, dump, entries_of_rows
+from .outcome import Outcome
 from .surgery import Replacement, build_row, parameters_like, replaced
 from .survey import check_model, rows_of, slots, survey
 
@@ -44,8 +46,17 @@ class LayerPlan:
         Relative error of the composed weight in the Frobenius norm; None for a kept layer.
     factors
         Weights of the convolutions that replace it, on the CPU; empty for a kept layer.
+    bias
+        The corrected bias of the last one, on the CPU; None where the layer's own stays.
     fingerprint
-        Of the weight that was factored, to tell whether it has changed when the plan is applied.
+        Of the weight that was factored, and of the bias that was corrected, to tell whether they have changed
+        when the plan is applied.
+    response_error, plain_response_error
+        With calibration, the relative error ‖difference‖ / ‖response‖ of the layer's response on the batches held
+        back, and that of the plain split of the same rank: on what the layer sees in the original network; in
+        mode reconstruct, on what it sees in the decomposed one, against the original's responses.
+    fit
+        With calibration, how the factors were fitted to it.
     """
 
     names: tuple[str, ...]
@@ -61,7 +72,11 @@ class LayerPlan:
     macs_after: int | None = None
     error: float | None = None
     factors: tuple[torch.Tensor, ...] = field(default=(), repr=False, compare=False)
+    bias: torch.Tensor | None = field(default=None, repr=False, compare=False)
     fingerprint: int = field(default=0, repr=False, compare=False)
+    response_error: float | None = None
+    plain_response_error: float | None = None
+    fit: Fit | None = None
 
     @property
     def name(self) -> str:
@@ -85,11 +100,14 @@ class DecompositionPlan:
         One `LayerPlan` for every Conv2d, in the order of named_modules.
     parameters, parameters_after
         Number of parameters of the whole model before and after.
+    outcome
+        With calibration, what the decomposed model's outputs are like; else None.
     """
 
     layers: tuple[LayerPlan, ...]
     parameters: int
     parameters_after: int
+    outcome: Outcome | None = None
 
     def __str__(self) -> str:
         if not self.layers:
@@ -153,14 +171,19 @@ class DecompositionPlan:
                     "apply the plan to the model it was made from, once, or make a new plan"
                 )
             conv = cast(nn.Conv2d, item.module)
-            if conv.weight.is_meta or fingerprint(host_weight(conv)) != layer.fingerprint:
-                raise LayerError(
-                    f"layer {layer.name!r}: its weight has changed since the plan was made: make a new plan"
-                )
+            if conv.weight.is_meta or fingerprint(conv, layer.bias is not None) != layer.fingerprint:
+                what = "weight has" if layer.bias is None else "weight or bias has"
+                raise LayerError(f"layer {layer.name!r}: its {what} changed since the plan was made: make a new plan")
             key = (id(layer.factors), id(conv.weight))
             if key not in shared:
-                shared[key] = parameters_like(conv, layer.factors)
-            row = build_row(conv, layer.entries[0].stages, shared[key])
+                shared[key] = parameters_like(conv.weight, layer.factors)
+            bias = None
+            if layer.bias is not None and conv.bias is not None:
+                bias_key = (id(layer.bias), id(conv.bias))
+                if bias_key not in shared:
+                    shared[bias_key] = parameters_like(conv.bias, [layer.bias])
+                (bias,) = shared[bias_key]
+            row = build_row(conv, layer.entries[0].stages, shared[key], bias)
             replacements.append(Replacement(layer.names, conv, row))
         return replacements
 
@@ -175,16 +198,20 @@ class DecompositionPlan:
             before = sum(cast(int, layer.macs) for layer in counted)
             after = sum(cast(int, layer.macs_after) for layer in counted)
             text += f" MACs of its Conv2d: {_total(before, after)}."
-        return text
+        return text if self.outcome is None else f"{text}\n{self.outcome}"
 
 
-def fingerprint(weight: torch.Tensor) -> int:
-    """A number that changes when a weight on the CPU does."""
-    return zlib.crc32(weight.contiguous().view(torch.uint8).numpy().data)
+def fingerprint(conv: nn.Conv2d, with_bias: bool) -> int:
+    """A number that changes when the layer's weight does, or its bias."""
+    mark = 0
+    for parameter in (conv.weight, conv.bias) if with_bias and conv.bias is not None else (conv.weight,):
+        mark = zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data, mark)
+    return mark
 
 
 def _table(layers: Sequence[LayerPlan]) -> str:
-    header = ["layer", "Conv2d", "verdict", "mode", "rank", "parameters", "MACs", "error", "reason"]
+    header = ["layer", "Conv2d", "verdict", "mode", "rank", "parameters", "MACs", "error", "plain", "fit", "reason"]
+    calibrated = any(layer.fit is not None for layer in layers)
     rows = [
         [
             " = ".join(name or "(the model)" for name in layer.names),
@@ -194,7 +221,9 @@ def _table(layers: Sequence[LayerPlan]) -> str:
             _count(layer.rank),
             _change(layer.parameters, layer.parameters_after),
             _change(layer.macs, layer.macs_after),
-            "" if layer.error is None else f"{layer.error:.3f}",
+            _error(layer.response_error if calibrated else layer.error),
+            _error(layer.plain_response_error),
+            "" if layer.fit is None else str(layer.fit),
             layer.reason,
         ]
         for layer in layers
@@ -203,8 +232,12 @@ def _table(layers: Sequence[LayerPlan]) -> str:
     return format_table(
         [header[index] for index in shown],
         [[row[index] for index in shown] for row in rows],
-        right=("rank", "parameters", "MACs", "error"),
+        right=("rank", "parameters", "MACs", "error", "plain"),
     )
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.3f}"
 
 
 def _count(number: int | None) -> str:

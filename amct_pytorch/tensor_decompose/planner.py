@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
-from ..errors import ConfigError, LayerError
+from ..errors import LayerError
+from .calibrated import fit_to_data, rows_for
+from .calibration import Calibration, Runs
 from .config import DecompositionConfig
 from .conv import ConvSpec, host_weight
-from .infofile import Entry
+from .jobs import Job
 from .linalg import exact_matmul
 from .methods import Factors, get_method
+from .outcome import Outcome, Replaced, judge
 from .plan import DecompositionPlan, LayerPlan, fingerprint
 from .probe import Calls, input_sizes
 from .progress import Report
@@ -42,28 +45,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A weight to factor: the layers that share it, and their common settings."""
-
-    layers: tuple[Found, ...]
-    settings: DecompositionConfig
-
-    @property
-    def conv(self) -> ConvSpec:
-        return cast(ConvSpec, self.layers[0].conv)
-
-    @property
-    def module(self) -> nn.Conv2d:
-        return cast(nn.Conv2d, self.layers[0].module)
-
-    @property
-    def name(self) -> str:
-        return self.layers[0].names[0]
-
-
 def make_plan(
-    model: nn.Module, layers: Sequence[Found], config: DecompositionConfig, example_inputs: object, report: Report
+    model: nn.Module,
+    layers: Sequence[Found],
+    config: DecompositionConfig,
+    calibration: Calibration | None,
+    example_inputs: object,
+    report: Report,
 ) -> DecompositionPlan:
     """The plan for a model.
 
@@ -71,6 +59,8 @@ def make_plan(
     ----------
     layers
         What `survey` found in it.
+    calibration
+        Inputs to fit the factors to, or None.
     example_inputs
         Inputs to count MACs on, or None.
     report
@@ -81,7 +71,7 @@ def make_plan(
     LayerError
         Layers to decompose have no weights, or weights that are not finite.
     InputsError
-        The model fails on the example inputs.
+        The model fails on the example inputs or a calibration batch, or there are no batches.
     ConfigError
         A rank is not possible for its layer.
     """
@@ -94,8 +84,13 @@ def make_plan(
         sizes = input_sizes(model, [layer.module for layer in with_geometry], example_inputs)
         calls = {layer.names: size for layer, size in zip(with_geometry, sizes, strict=True)}
     rows = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
-    for job, (factors, mark) in zip(jobs, _factorise_all(jobs, report), strict=True):
-        rows.update((layer.names, _planned(layer, job, factors, mark)) for layer in job.layers)
+    outcome = None
+    if calibration is None or not jobs:
+        for job, factors in zip(jobs, _factorise_all(jobs, report), strict=True):
+            rows.update((layer.names, _planned(layer, job, factors)) for layer in job.layers)
+    else:
+        calibrated, outcome = _fit_all(model, jobs, calibration, report)
+        rows.update((layer.names, plan) for layer, plan in calibrated)
     plans = tuple(_with_macs(rows[layer.names], calls.get(layer.names)) for layer in layers)
     parameters = sum(parameter.numel() for parameter in model.parameters() if not _is_lazy(parameter))
     saved = sum(
@@ -103,7 +98,7 @@ def make_plan(
         for job in jobs
         if rows[job.layers[0].names].decompose
     )
-    return DecompositionPlan(plans, parameters, parameters - saved)
+    return DecompositionPlan(plans, parameters, parameters - saved, outcome)
 
 
 def _verdict(layer: Found, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -138,24 +133,24 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
 
-def _jobs(verdicts: Verdicts) -> list[_Job]:
-    jobs: dict[int, _Job] = {}
+def _jobs(verdicts: Verdicts) -> list[Job]:
+    jobs: dict[int, Job] = {}
     for layer, verdict in verdicts:
         if isinstance(verdict, DecompositionConfig):
             weight = id(layer.module._parameters["weight"])
-            job = jobs.get(weight, _Job((), verdict))
+            job = jobs.get(weight, Job((), verdict))
             jobs[weight] = replace(job, layers=(*job.layers, layer))
     return list(jobs.values())
 
 
-def _check_weights(jobs: Sequence[_Job]) -> None:
-    absent = [job.name for job in jobs if job.module.weight.is_meta]
+def _check_weights(jobs: Sequence[Job]) -> None:
+    absent = [job.name for job in jobs if job.modules[0].weight.is_meta]
     if absent:
         raise LayerError(
             f"there are no weights to decompose: {_listed(absent)} on the meta device; load the weights first "
             "(to rebuild a decomposed model and load its weights afterwards, use decompose_network)"
         )
-    broken = [job.name for job in jobs if not _is_finite(host_weight(job.module))]
+    broken = [job.name for job in jobs if not _is_finite(host_weight(job.modules[0]))]
     if broken:
         raise LayerError(
             f"expected finite weights, found NaN or infinity in {_listed(broken)}: mend the weights, "
@@ -169,7 +164,16 @@ def _is_finite(weight: torch.Tensor) -> bool:
     return bool(torch.isfinite(least) & torch.isfinite(most))
 
 
-def _factorise_all(jobs: Sequence[_Job], report: Report) -> list[tuple[Factors, int]]:
+def _factorise_all(jobs: Sequence[Job], report: Report) -> list[Factors]:
+    with _one_at_a_time:
+        return _side_by_side(lambda index: jobs[index].factorise(jobs[index].settings), jobs, report)
+
+
+Result = TypeVar("Result")
+
+
+def _side_by_side(function: Callable[[int], Result], jobs: Sequence[Job], report: Report) -> list[Result]:
+    """What a function that spends its time in eigendecompositions gives for the index of every job."""
     finished = 0
 
     def done(index: int) -> None:
@@ -177,21 +181,42 @@ def _factorise_all(jobs: Sequence[_Job], report: Report) -> list[tuple[Factors, 
         finished += 1
         report(finished, len(jobs), jobs[index].name)
 
-    sides = [get_method(job.settings.method).full_rank(job.conv) for job in jobs]
-    with _one_at_a_time, exact_matmul():
-        return run_all(_factorise, jobs, costs=[side**3 for side in sides], alone_above=_ALONE_FROM**3, done=done)
+    def computed(index: int) -> Result:
+        # Grad and inference mode belong to a thread, and this may run in one of its own.
+        with torch.inference_mode(False), torch.no_grad():
+            return function(index)
+
+    costs = [job.method.full_rank(job.conv) ** 3 for job in jobs]
+    with exact_matmul():
+        return run_all(computed, range(len(jobs)), costs=costs, alone_above=_ALONE_FROM**3, done=done)
 
 
-def _factorise(job: _Job) -> tuple[Factors, int]:
-    # Grad and inference mode belong to a thread, and this may run in one of its own.
-    with torch.inference_mode(False), torch.no_grad():
-        weight = host_weight(job.module)
-        mark = fingerprint(weight)
-        precision = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        try:
-            return get_method(job.settings.method).factorise(weight.to(precision), job.conv, job.settings), mark
-        except ConfigError as error:
-            raise ConfigError(f"layer {job.name!r}: {error}") from None
+def _fit_all(
+    model: nn.Module, jobs: Sequence[Job], calibration: Calibration, report: Report
+) -> tuple[list[tuple[Found, LayerPlan]], Outcome]:
+    """For every layer of the jobs its plan, with factors fitted to the data, and what comes of them all."""
+    runs = Runs(model, calibration)
+    with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
+        fitted = fit_to_data(runs, jobs, lambda function: _side_by_side(function, jobs, report), report)
+        used = [job.gains(one.factors.rank) for job, one in zip(jobs, fitted, strict=True)]
+        replaced = [
+            Replaced(rows_for(job, one.factors, one.biases), rows_for(job, one.plain))
+            for job, one, is_used in zip(jobs, fitted, used, strict=True)
+            if is_used
+        ]
+        outcome, errors = judge(runs, replaced)
+    told = iter(errors)
+    plans = []
+    for job, one, is_used in zip(jobs, fitted, used, strict=True):
+        error = next(told) if is_used else None
+        for layer, bias in zip(job.layers, one.biases, strict=True):
+            plan = _planned(layer, job, one.factors, bias)
+            if is_used:
+                plan = replace(plan, fit=one.fit)
+            if error is not None:
+                plan = replace(plan, response_error=error[0], plain_response_error=error[1])
+            plans.append((layer, plan))
+    return plans, outcome
 
 
 def _kept(layer: Found, reason: str) -> LayerPlan:
@@ -199,26 +224,25 @@ def _kept(layer: Found, reason: str) -> LayerPlan:
     return LayerPlan(layer.names, layer.conv, False, reason, parameters=parameters, parameters_after=parameters)
 
 
-def _planned(layer: Found, job: _Job, factors: Factors, mark: int) -> LayerPlan:
-    conv = cast(ConvSpec, layer.conv)
-    method = get_method(job.settings.method)
-    entry = Entry(layer.names[0], method.name, conv, factors.rank)
-    after = sum(stage.parameters for stage in entry.stages)
+def _planned(layer: Found, job: Job, factors: Factors, bias: torch.Tensor | None = None) -> LayerPlan:
+    conv, module = cast(ConvSpec, layer.conv), cast(nn.Conv2d, layer.module)
+    after = sum(stage.parameters for stage in job.method.stages(conv, factors.rank))
     plan = LayerPlan(
         names=layer.names,
         conv=conv,
         decompose=True,
         reason=factors.why,
-        method=method.name,
-        mode=method.mode(conv),
+        method=job.method.name,
+        mode=job.method.mode(conv),
         rank=factors.rank,
         parameters=conv.parameters,
         parameters_after=after,
         error=factors.error,
         factors=factors.weights,
-        fingerprint=mark,
+        bias=bias,
+        fingerprint=fingerprint(module, bias is not None),
     )
-    if job.settings.require_gain and after >= conv.parameters:
+    if not job.gains(factors.rank):
         return replace(
             plan,
             decompose=False,
@@ -226,6 +250,7 @@ def _planned(layer: Found, job: _Job, factors: Factors, mark: int) -> LayerPlan:
             parameters_after=conv.parameters,
             error=None,
             factors=(),
+            bias=None,
         )
     return plan
 

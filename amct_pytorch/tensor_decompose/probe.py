@@ -37,23 +37,35 @@ def input_sizes(model: nn.Module, layers: Sequence[nn.Module], example_inputs: o
     InputsError
         The model fails on the inputs, or holds lazy layers that were never run.
     """
-    lazy = [name for name, module in model.named_modules() if _is_uninitialised(module)]
-    if lazy:
-        raise InputsError(
-            f"the model cannot be run without changing it: {', '.join(lazy)} were never run "
-            "and would take their shapes from example_inputs: run the model once, then decompose it"
-        )
     calls: dict[nn.Module, Calls] = {layer: [] for layer in layers}
 
     def record(layer: nn.Module, arrived: torch.Tensor) -> None:
         shape = arrived.shape
         calls[layer].append((shape[0] if len(shape) == 4 else 1, (shape[-2], shape[-1])))
 
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    devices = {tensor.device for tensor in tensors}
-    with untouched_generators(devices), _untouched_state(model), watched(layers, record), torch.no_grad():
+    with leaving_no_trace(model), watched(layers, record):
         run_model(model, example_inputs, "example_inputs")
     return [calls[layer] for layer in layers]
+
+
+@contextlib.contextmanager
+def leaving_no_trace(model: nn.Module) -> Iterator[None]:
+    """Run a model inside: in eval mode, without gradients; afterwards modes, buffers and generators are as before.
+
+    Raises
+    ------
+    InputsError
+        The model holds lazy layers that were never run.
+    """
+    lazy = [name for name, module in model.named_modules() if _is_uninitialised(module)]
+    if lazy:
+        raise InputsError(
+            f"the model cannot be run without changing it: {', '.join(lazy)} were never run "
+            "and would take their shapes from the inputs: run the model once, then decompose it"
+        )
+    devices = {tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())}
+    with untouched_generators(devices), _untouched_state(model), torch.no_grad():
+        yield
 
 
 @contextlib.contextmanager
@@ -89,7 +101,7 @@ def run_model(model: Callable[..., object], inputs: object, called: str) -> obje
         return call_with(model, inputs)
     except Exception as error:
         raise InputsError(
-            f"the model fails on {called} ({_described(inputs)}): {type(error).__name__}: {error}"
+            f"the model fails on {called} ({described(inputs)}): {type(error).__name__}: {error}"
         ) from error
 
 
@@ -183,7 +195,8 @@ def _is_uninitialised(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params()
 
 
-def _described(inputs: object) -> str:
+def described(inputs: object) -> str:
+    """Shape, dtype and device of every tensor, in words."""
     leaves, _ = tree_flatten(inputs)
     shapes = [f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}" for leaf in leaves if isinstance(leaf, torch.Tensor)]
     return ", ".join(shapes) or "no tensors"

@@ -62,7 +62,7 @@ def rebuilt(
         key = (id(conv.weight), entry.method, entry.rank)
         if key not in shared:
             weights = [_initial_weight(stage, conv.weight.device, generator) for stage in entry.stages]
-            shared[key] = parameters_like(conv, weights)
+            shared[key] = parameters_like(conv.weight, weights)
         row = build_row(conv, entry.stages, shared[key])
         replacements.append(Replacement(names, conv, row))
     return replacements

@@ -48,18 +48,22 @@ class Replacement:
     row: DecomposedConv2d
 
 
-def build_row(conv: nn.Conv2d, stages: Sequence[ConvSpec], weights: Sequence[nn.Parameter]) -> DecomposedConv2d:
-    """The row of convolutions for a layer: with these weights, the layer's own bias, and its training mode."""
+def build_row(
+    conv: nn.Conv2d,
+    stages: Sequence[ConvSpec],
+    weights: Sequence[nn.Parameter],
+    bias: nn.Parameter | None = None,
+) -> DecomposedConv2d:
+    """The row of convolutions for a layer: with these weights, a bias or the layer's own, and its training mode."""
     row = DecomposedConv2d(*map(build_conv, stages))
     for stage, weight in zip(row, weights, strict=True):
         stage.weight = weight
-    row[-1].register_parameter("bias", conv._parameters.get("bias"))
+    row[-1].register_parameter("bias", conv._parameters.get("bias") if bias is None else bias)
     return row.train(conv.training)
 
 
-def parameters_like(conv: nn.Conv2d, weights: Sequence[torch.Tensor]) -> list[nn.Parameter]:
-    """Parameters of these values with the dtype, device, memory format, flags and marks of the layer's weight."""
-    original = conv.weight
+def parameters_like(original: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[nn.Parameter]:
+    """Parameters of these values with the dtype, device, memory format, flags and marks of a layer's own one."""
     memory_format = (
         torch.channels_last
         if original.is_contiguous(memory_format=torch.channels_last) and not original.is_contiguous()
@@ -68,9 +72,9 @@ def parameters_like(conv: nn.Conv2d, weights: Sequence[torch.Tensor]) -> list[nn
     parameters = []
     # An inference tensor could never be trained, so none is made even inside torch.inference_mode.
     with torch.inference_mode(False), torch.no_grad():
-        for weight in weights:
+        for tensor in tensors:
             # The memory format is laid out on the host: not every device can do it.
-            values = weight.to(original.dtype, memory_format=memory_format, copy=True).to(original.device)
+            values = tensor.to(original.dtype, memory_format=memory_format, copy=True).to(original.device)
             parameter = nn.Parameter(values, requires_grad=original.requires_grad)
             if type(original) is nn.Parameter:  # a subclass may keep its very values in its attributes
                 vars(parameter).update(vars(original))
@@ -146,7 +150,7 @@ def _copy_over(conv: nn.Module, row: DecomposedConv2d) -> None:
     _rebind_load_hooks(row)
     _rebind_load_hooks(conv)
     bias = conv._parameters.get("bias")
-    if bias is not None:
+    if bias is not None and row[-1].bias is bias:
         with torch.inference_mode(False):
             copied = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
         vars(copied).update(vars(bias))

@@ -50,5 +50,12 @@ class Method(Protocol):
     def stages(self, conv: ConvSpec, rank: int) -> tuple[ConvSpec, ...]:
         """The convolutions that replace this one, in order; only the last may have a bias."""
 
-    def factorise(self, weight: torch.Tensor, conv: ConvSpec, settings: DecompositionConfig) -> Factors:
-        """Weights for the stages, from the weight (out, in, kh, kw), float32 or float64, finite, on the CPU."""
+    def factorise(
+        self, weight: torch.Tensor, conv: ConvSpec, settings: DecompositionConfig, root: torch.Tensor | None = None
+    ) -> Factors:
+        """Weights for the stages, from the weight (out, in, kh, kw), float32 or float64, finite, on the CPU.
+
+        With a root, (d, d) and regular, what is least at the rank is not the error of the weight but ‖root·E‖:
+        E is the error with what the first convolution sees, (in, its kernel) flattened to d, along its rows. The
+        spectrum that the rank is chosen from is then that of root·kernel.
+        """

@@ -15,7 +15,7 @@ import torch
 
 from ..config import DecompositionConfig, Matricised
 from ..conv import ConvSpec
-from ..lowrank import low_rank
+from ..lowrank import balanced, low_rank
 from .base import Factors
 
 # The axes of a weight (out, in, kh, kw).
@@ -62,8 +62,13 @@ class Separable:
         last = replace(_along(conv, 1 - first_axis), in_channels=rank)
         return first, last
 
-    def factorise(self, weight: torch.Tensor, conv: ConvSpec, settings: DecompositionConfig) -> Factors:
-        """The leading singular terms of the matricised kernel, at the rank that the settings' policy chooses."""
+    def factorise(
+        self, weight: torch.Tensor, conv: ConvSpec, settings: DecompositionConfig, root: torch.Tensor | None = None
+    ) -> Factors:
+        """The leading singular terms of the matricised kernel, at the rank that the settings' policy chooses.
+
+        With a root it is root·kernel that is split, and the root undone in the first factor.
+        """
         first_axis = self._first_axis(conv)
         first_side, last_side = (_IN, _HEIGHT + first_axis), (_OUT, _WIDTH - first_axis)
         first_is_smaller = conv.in_channels <= conv.out_channels
@@ -76,18 +81,28 @@ class Separable:
             multiple=settings.rank_multiple,
         )
 
+        exact = seen = None
+        if root is not None:
+            exact = weight.permute(*first_side, *last_side).reshape(len(root), -1)
+            seen = root @ exact if first_is_smaller else (root @ exact).T.contiguous()
+
         def matrix() -> torch.Tensor:
-            return weight.permute(*smaller, *larger).reshape(kernel.rows, kernel.columns)
+            return weight.permute(*smaller, *larger).reshape(kernel.rows, kernel.columns) if seen is None else seen
 
         terms = low_rank(matrix, kernel, settings.rank)
         first, last = (terms.left.T, terms.right) if first_is_smaller else (terms.right, terms.left.T)
+        error = terms.error
+        if root is not None and exact is not None:
+            first, last = balanced(torch.linalg.solve_triangular(root, first.T, upper=True).T, last)
+            length = float(torch.linalg.vector_norm(exact))
+            error = float(torch.linalg.vector_norm(exact - first.T @ last)) / length if length else 0.0
         first_conv, last_conv = self.stages(conv, terms.rank)
         last = last.reshape(terms.rank, conv.out_channels, -1).transpose(0, 1)
         return Factors(
             weights=(first.reshape(first_conv.weight_shape), last.reshape(last_conv.weight_shape)),
             rank=terms.rank,
             why=terms.why,
-            error=terms.error,
+            error=error,
         )
 
     def _first_axis(self, conv: ConvSpec) -> int:

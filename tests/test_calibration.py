@@ -1,0 +1,708 @@
+"""Factors fitted to data: what each mode promises, on every geometry, and that the model is left alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from amct_pytorch.errors import AmctWarning, ConfigError, InputsError, LayerError
+from amct_pytorch.tensor_decompose import (
+    Calibration,
+    DecompositionConfig,
+    EnergyRank,
+    FixedRank,
+    RatioRank,
+    auto_decomposition,
+    decompose_network,
+    plan_decomposition,
+)
+from amct_pytorch.tensor_decompose.conv import spec_of
+from amct_pytorch.tensor_decompose.moments import patches_at, sample_positions, windows
+
+from .models import TwoConvs, conv, image, rows, snapshot
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "digits"))
+from data import accuracy, load_digits_tensors
+from net import load_pretrained
+
+MODES = ["whiten", "refit", "reconstruct"]
+LOW = DecompositionConfig(rank=FixedRank(12))
+
+
+def batches(count: int = 3, *shape: int) -> list[Tensor]:
+    """Batches of fixed smooth images: neighbours are alike, as in images of the world."""
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(count, *(shape or (6, 3, 16, 16)), generator=generator)
+    return [functional.avg_pool2d(item, 3, 1, 1) + 0.3 for item in noise]
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, Any]:
+    """Options of a convolution that the separable split takes, of either orientation."""
+    channels = draw(st.sampled_from([(64, 64), (64, 72), (72, 64)]))
+    kernel = draw(st.sampled_from([(3, 3), (3, 5), (4, 3), (3, 4)]))
+    padding_mode = draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
+    stride = draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)]))
+    padding: object = draw(st.sampled_from([(0, 0), (1, 0), (1, 2)]))
+    if stride == (1, 1):
+        padding = draw(st.sampled_from([padding, "same", "valid"]))
+    return {
+        "in_channels": channels[0],
+        "out_channels": channels[1],
+        "kernel_size": kernel,
+        "stride": stride,
+        "padding": padding,
+        "padding_mode": padding_mode,
+        "bias": draw(st.booleans()),
+    }
+
+
+def data(seed: int, kind: str, count: int = 4) -> Tensor:
+    """Inputs of 64 or 72 channels, of different kinds: noise, few directions, a large mean, dead channels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 72, 6, 7, generator=generator)
+    if kind == "few":
+        x = (torch.randn(72, 5, generator=generator) @ x[:, :5].flatten(2)).reshape(x.shape)
+    elif kind == "offset":
+        x += 5
+    elif kind == "dead":
+        x[:, 5:40] = 0
+    elif kind == "constant":
+        x = torch.ones_like(x)
+    return x
+
+
+KINDS = st.sampled_from(["noise", "few", "offset", "dead", "constant"])
+
+
+def fitted(layer: nn.Conv2d, x: Tensor, rank: int, mode: str) -> nn.Module:
+    """What replaces a layer that is calibrated on one batch."""
+    config = DecompositionConfig(rank=FixedRank(rank), require_gain=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "too few calibration data", AmctWarning)
+        plan = plan_decomposition(nn.Sequential(layer), config, calibration=Calibration([x], mode=mode))
+    return plan.apply(nn.Sequential(layer))[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(options=geometries(), kind=KINDS, mode=st.sampled_from(["refit", "reconstruct"]), seed=st.integers(0, 99))
+def test_on_the_data_the_response_is_never_further_off_than_the_plain_splits(
+    options: dict[str, Any], kind: str, mode: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(**options)
+    x = data(seed, kind)[:, : layer.in_channels]
+    rank = 1 + seed % 40
+    with torch.no_grad():
+        expected = layer(x)
+        plain = auto_decomposition(
+            nn.Sequential(layer), config=DecompositionConfig(rank=FixedRank(rank), require_gain=False)
+        )[0](x)
+        found = fitted(layer, x, rank, mode)(x)
+    scale = float(expected.square().sum())
+    assert float((found - expected).square().sum()) <= float((plain - expected).square().sum()) * 1.0001 + 1e-9 * scale
+
+
+def first_axis_objective(layer: nn.Conv2d, row: nn.Module, x: Tensor) -> float:
+    """The mean over the last axis' offsets of ‖Eᵀ·(p − mean p)‖², p the first-axis patches there, by plain loops."""
+    height, width = layer.kernel_size
+    first_is_height = row[0].kernel_size[0] > 1 or (height == row[0].kernel_size[0] and row[1].kernel_size[0] == 1)
+    whole = patches_of(layer, x)
+    error = (row.weight - layer.weight).double()
+    total = 0.0
+    places = width if first_is_height else height
+    for own in range(places):
+        kernel = error[:, :, :, own] if first_is_height else error[:, :, own]
+        for other in range(places):
+            p = whole[:, :, :, other] if first_is_height else whole[:, :, other]
+            p = p.flatten(1)
+            if layer.bias is not None:
+                p = p - p.mean(0)
+            total += float((p @ kernel.flatten(1).T).square().sum())
+    return total
+
+
+def patches_of(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Patches (n, in, kh, kw), found by convolving with one-hot kernels."""
+    size = math.prod(layer.weight.shape[1:])
+    hot = nn.Conv2d(
+        layer.in_channels,
+        size,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        padding_mode=layer.padding_mode,
+        bias=False,
+    ).double()
+    hot.weight.data = torch.eye(size, dtype=torch.float64).reshape(hot.weight.shape)
+    with torch.no_grad():
+        return hot(x.double()).permute(0, 2, 3, 1).reshape(-1, *layer.weight.shape[1:])
+
+
+@settings(max_examples=20, deadline=None)
+@given(options=geometries(), kind=KINDS, seed=st.integers(0, 99))
+def test_whiten_is_never_worse_than_the_plain_split_for_what_it_minimises(
+    options: dict[str, Any], kind: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(**options)
+    x = data(seed, kind, 2)[:, : layer.in_channels]
+    rank = 1 + seed % 40
+    with torch.no_grad():
+        config = DecompositionConfig(rank=FixedRank(rank), require_gain=False)
+        plain = first_axis_objective(layer, auto_decomposition(nn.Sequential(layer), config=config)[0][0], x)
+        found = first_axis_objective(layer, fitted(layer, x, rank, "whiten")[0], x)
+    scale = float((patches_of(layer, x).flatten(1) @ layer.weight.double().flatten(1).T).square().sum().detach())
+    assert found <= plain * 1.0001 + 1e-8 * scale
+
+
+@settings(max_examples=20, deadline=None)
+@given(options=geometries(), kind=KINDS, mode=st.sampled_from(MODES), seed=st.integers(0, 99))
+def test_at_full_rank_every_mode_reproduces_the_layer(options: dict[str, Any], kind: str, mode: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(**options)
+    full = min(layer.in_channels, layer.out_channels) * min(layer.kernel_size)
+    row = fitted(layer, data(seed, kind)[:, : layer.in_channels], full, mode)
+    other = torch.randn(2, layer.in_channels, 8, 9)  # not what it was fitted to
+    with torch.no_grad():
+        torch.testing.assert_close(row(other), layer(other), rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("channels", [(64, 96), (96, 64)])
+def test_for_white_inputs_whiten_gives_the_plain_splits_product(channels: tuple[int, int]) -> None:
+    layer = conv(*channels, padding=0, bias=False)
+    white = torch.eye(channels[0] * 9).reshape(-1, channels[0], 3, 3) * 3  # every patch once
+    row = fitted(layer, white, 20, "whiten")[0]
+    plain = auto_decomposition(nn.Sequential(layer), config=DecompositionConfig(rank=FixedRank(20)))[0][0]
+    torch.testing.assert_close(row.weight, plain.weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "padding": (1, 2), "stride": (2, 1)},
+        {"kernel_size": (4, 3), "padding": "same"},
+        {"kernel_size": (3, 6), "padding": "same"},
+        {"kernel_size": 5, "padding": "valid", "stride": 2},
+        {"kernel_size": 3, "padding": 0},
+    ],
+)
+def test_patches_are_those_that_the_layer_sees_edges_included(padding_mode: str, options: dict[str, Any]) -> None:
+    layer = nn.Conv2d(3, 5, padding_mode=padding_mode, **options)
+    x = image(2, 3, 9, 8)
+    expected = layer(x)
+    where = sample_positions(expected.shape, 1e9, seed=0)
+    found = patches_at(windows(x, spec_of(layer)), where) @ layer.weight.flatten(1).T + layer.bias
+    torch.testing.assert_close(found, expected.permute(0, 2, 3, 1).reshape(-1, 5))
+
+
+def test_sampled_positions_are_spread_evenly_the_same_each_time_and_stand_for_all() -> None:
+    where = sample_positions((4, 7, 10, 10), 40, seed=1)
+    again = sample_positions((4, 7, 10, 10), 40, seed=1)
+    assert torch.equal(where.row, again.row)
+    assert len(where.image) == 40
+    assert where.scale == 10
+    assert where.image.bincount().tolist() == [10] * 4
+    assert len({*zip(where.image.tolist(), where.row.tolist(), where.column.tolist(), strict=True)}) == 40
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_model_is_left_alone_and_the_plan_is_the_same_each_time(mode: str) -> None:
+    class _Noisy(TwoConvs):
+        def forward(self, x: Tensor) -> Tensor:
+            assert not self.norm.training
+            return super().forward(functional.dropout(x + torch.rand(()), 0.5, self.training))
+
+    model = _Noisy()
+    model.norm.eval()
+    model.stem.weight.requires_grad_(False)
+    check = snapshot(model)
+    generator, given_batches = torch.get_rng_state(), batches()
+    before = [batch.clone() for batch in given_batches]
+    first, second = (
+        plan_decomposition(model, LOW, calibration=Calibration(given_batches, mode=mode)) for _ in range(2)
+    )
+    check()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(map(torch.equal, before, given_batches))
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert [layer.response_error for layer in first.layers] == [layer.response_error for layer in second.layers]
+    for one, other in zip(first.layers, second.layers, strict=True):
+        assert all(map(torch.equal, one.factors, other.factors))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_online_and_offline_are_equal_bit_for_bit_with_corrected_biases(mode: str, tmp_path: Path) -> None:
+    model, blank = TwoConvs().eval(), TwoConvs().eval()
+    bias = model.conv1.bias.detach().clone()
+    model, changes = auto_decomposition(
+        model, tmp_path / "info.json", config=LOW, calibration=Calibration(batches(), mode=mode)
+    )
+    assert list(changes) == ["conv1", "conv2"]
+    assert not torch.equal(model.conv1.bias, bias)
+    assert model.conv1[1].bias.requires_grad
+    blank, _ = decompose_network(blank, tmp_path / "info.json")
+    blank.load_state_dict(model.state_dict())
+    assert torch.equal(blank(image()), model(image()))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_layer_without_bias_stays_without(mode: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), conv(bias=False))
+    auto_decomposition(model, config=LOW, calibration=Calibration(batches(), mode=mode))
+    assert model[1].bias is None
+
+
+def structured() -> TwoConvs:
+    """A network whose inputs to the decomposed layers are far from white."""
+    torch.manual_seed(5)
+    model = TwoConvs().eval()
+    model.stem.weight.data[8:] *= 0.1
+    model.conv1.weight.data[:, 8:] *= 0.5
+    return model
+
+
+def test_each_mode_keeps_more_of_the_outputs_than_the_one_before() -> None:
+    torch.manual_seed(5)
+    blocks = [layer for _ in range(4) for layer in (conv(bias=False), nn.BatchNorm2d(64), nn.ReLU())]
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), *blocks)
+    for _ in range(20):
+        model(batches(1)[0])  # statistics of the batch normalisations
+    model.eval()
+    *data, held, other = batches(12)
+    errors = []
+    for mode in MODES:
+        twin = copy.deepcopy(model)
+        plan = plan_decomposition(twin, LOW, calibration=Calibration(data, mode=mode))
+        assert plan.outcome.held_back
+        assert plan.outcome.batches == 2
+        assert plan.outcome.output_error < plan.outcome.plain_output_error
+        for layer in plan.layers[1:]:
+            assert layer.response_error < layer.plain_response_error
+            assert layer.fit.mode == mode
+        plan.apply(twin)
+        with torch.no_grad():
+            errors.append(sum(float((twin(x) - model(x)).norm()) for x in (held, other)))
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_the_plans_errors_are_those_of_the_batches_held_back() -> None:
+    data = batches(4)
+    model = TwoConvs().eval()
+    plan = plan_decomposition(model, LOW, calibration=Calibration(data))
+    seen: list[Tensor] = []
+    handle = model.conv2.register_forward_hook(lambda module, args, output: seen.extend([*args, output]))
+    with torch.no_grad():
+        original = model(data[1])
+        handle.remove()
+        decomposed, _ = plan.apply(model)
+        row = decomposed.conv2(seen[0])
+        output = decomposed(data[1])
+    assert plan.layers[2].response_error == pytest.approx(float((row - seen[1]).norm() / seen[1].norm()), rel=1e-4)
+    expected = ((output - original).norm(dim=1) / original.norm(dim=1)).mean()
+    assert plan.outcome.output_error == pytest.approx(float(expected), rel=1e-4)
+    agreement = (output.argmax(1) == original.argmax(1)).double().mean()
+    assert plan.outcome.agreement == pytest.approx(float(agreement))
+    text = str(plan)
+    assert "Output error on 1 batch held back from the fit" in text
+    assert "top-1 agreement with the original" in text
+    assert f"{plan.layers[2].response_error:.3f}" in text
+    assert "samples an unknown" in text
+
+
+def test_with_one_batch_the_plan_says_that_it_judges_what_it_fitted() -> None:
+    plan = plan_decomposition(TwoConvs(), LOW, calibration=Calibration(batches(1)))
+    assert not plan.outcome.held_back
+    assert "fitted to, as there was no other" in str(plan)
+
+
+def test_reconstruct_errors_are_of_the_network_as_decomposed() -> None:
+    data = batches(3)
+    model = structured()
+    plan = plan_decomposition(model, LOW, calibration=Calibration(data, mode="reconstruct"))
+
+    def response(net: nn.Module) -> Tensor:
+        found: list[Tensor] = []
+        handle = net.conv2.register_forward_hook(lambda module, args, output: found.append(output))
+        with torch.no_grad():
+            net(data[1])
+        handle.remove()
+        return found[0]
+
+    expected = response(model)
+    decomposed, _ = plan.apply(model)
+    error = float((response(decomposed) - expected).norm() / expected.norm())
+    assert plan.layers[2].response_error == pytest.approx(error, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_shared_layers_and_tied_weights_pool_their_statistics(mode: str) -> None:
+    class _Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared, self.tied, self.alias_of_bias = conv(), conv(), conv()
+            self.tied.weight = self.shared.weight
+            self.alias_of_bias.weight = self.shared.weight
+            self.alias_of_bias.bias = self.tied.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.shared(x).relu()
+            return self.alias_of_bias(self.tied(self.shared(x).relu() + 1))
+
+    model = _Shared().eval()
+    data = [functional.avg_pool2d(image(6, 64, 9, 9) + index, 3, 1) for index in range(3)]
+    plan = plan_decomposition(model, DecompositionConfig(rank=FixedRank(24)), calibration=Calibration(data, mode=mode))
+    first, second, third = plan.layers
+    assert first.fit == second.fit == third.fit
+    assert first.response_error < first.plain_response_error
+    expected = model(data[0])
+    plan.apply(model)
+    assert model.shared[0].weight is model.tied[0].weight is model.alias_of_bias[0].weight
+    assert model.tied[1].bias is model.alias_of_bias[1].bias
+    assert model.shared[1].bias is not model.tied[1].bias
+    assert float((model(data[0]) - expected).norm() / expected.norm()) < 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_layer_that_no_batch_reaches_is_split_as_without_data_with_a_warning(mode: str) -> None:
+    class _Idle(TwoConvs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = conv()
+
+    model = _Idle().eval()
+    plain = plan_decomposition(model, LOW)
+    with pytest.warns(AmctWarning, match="the calibration batches never reach 'idle': split as without calibration"):
+        plan = plan_decomposition(model, LOW, calibration=Calibration(batches(), mode=mode))
+    assert all(map(torch.equal, plan.layers[3].factors, plain.layers[3].factors))
+    assert plan.layers[3].bias is None
+    assert plan.layers[3].fit.mode == "plain"
+    assert plan.layers[3].response_error is None
+    assert not torch.equal(plan.layers[1].factors[0], plain.layers[1].factors[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_every_dtype_is_fitted_as_float32_is(mode: str, dtype: torch.dtype) -> None:
+    config = DecompositionConfig(rank=FixedRank(24))
+    single = plan_decomposition(structured(), config, calibration=Calibration(batches(), mode=mode))
+    model = structured().to(dtype)
+    data = [batch.to(dtype) for batch in batches()]
+    plan = plan_decomposition(model, config, calibration=Calibration(data, mode=mode))
+    for layer, other in zip(plan.layers[1:], single.layers[1:], strict=True):
+        assert layer.response_error == pytest.approx(other.response_error, rel=0.05, abs=0.01)
+    plan.apply(model)
+    assert model.conv1[0].weight.dtype == model.conv1[1].bias.dtype == dtype
+    assert torch.isfinite(model(data[0])).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_coarser_float32_that_the_user_allows_changes_nothing(mode: str) -> None:
+    data = batches()
+    exact = plan_decomposition(structured(), LOW, calibration=Calibration(data, mode=mode))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        plan = plan_decomposition(structured(), LOW, calibration=Calibration(data, mode=mode))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert plan.layers[1].response_error == pytest.approx(exact.layers[1].response_error, rel=0.02)
+    assert plan.layers[1].error == pytest.approx(exact.layers[1].error, rel=0.02)
+
+
+def test_ranks_of_evbmf_stay_and_those_of_energy_follow_the_data() -> None:
+    model = structured()
+    data = Calibration(batches())
+    default = plan_decomposition(model)
+    calibrated = plan_decomposition(model, calibration=data)
+    assert [layer.rank for layer in calibrated.layers] == [layer.rank for layer in default.layers]
+    assert [layer.reason for layer in calibrated.layers] == [layer.reason for layer in default.layers]
+    energy = DecompositionConfig(rank=EnergyRank(0.9), rank_multiple=1, require_gain=False)
+    of_weight, of_data = plan_decomposition(model, energy), plan_decomposition(model, energy, calibration=data)
+    assert of_data.layers[1].rank < of_weight.layers[1].rank / 2
+
+
+@pytest.mark.parametrize("mode", ["refit", "reconstruct"])
+def test_over_the_memory_given_a_layer_is_whitened_and_the_plan_says_so(mode: str) -> None:
+    size = 24 * (64 * 9) ** 2
+    calibration = Calibration(batches(), mode=mode, memory=size - 1)
+    whitened = plan_decomposition(structured(), LOW, calibration=calibration)
+    assert [layer.fit.mode for layer in whitened.layers[1:]] == ["whiten", "whiten"]
+    assert f"({mode} would take 0.00742 GiB of memory, over 0.00742 GiB)" in str(whitened)
+    enough = plan_decomposition(structured(), LOW, calibration=Calibration(batches(), mode=mode, memory=size))
+    expected = ["refit", "whiten"] if mode == "refit" else ["reconstruct"] * 2
+    assert [layer.fit.mode for layer in enough.layers[1:]] == expected
+    assert all(layer.response_error < layer.plain_response_error for layer in whitened.layers[1:])
+
+
+def test_loaders_labels_tuples_mappings_and_forwards_of_ones_own() -> None:
+    model = structured()
+    images = torch.cat(batches())
+    reference = plan_decomposition(model, LOW, calibration=Calibration(images.split(6)))
+
+    def same(calibration: Calibration, net: nn.Module = model) -> None:
+        plan = plan_decomposition(net, LOW, calibration=calibration)
+        for layer, expected in zip(plan.layers[1:], reference.layers[1:], strict=True):
+            assert layer.response_error == pytest.approx(expected.response_error, rel=1e-5)
+
+    labelled = TensorDataset(images, torch.arange(len(images)))
+    same(Calibration(DataLoader(labelled, batch_size=6)))
+    same(Calibration([{"x": batch} for batch in images.split(6)]))
+    paired = ((batch, "label") for batch in images.split(6))
+    same(Calibration(paired, forward=lambda net, batch: net(batch[0]), max_batches=3))
+    same(Calibration(iter(images.split(6)), max_batches=3))
+    same(Calibration([*images.split(6), image(1, 5, 2, 2)], max_batches=3))
+
+    class _Two(TwoConvs):
+        def forward(self, x: Tensor, shift: Tensor, unused: object = None) -> Tensor:
+            return super().forward(x + shift)
+
+    two = _Two().eval()
+    two.load_state_dict(model.state_dict())
+    same(Calibration([(batch - 1, torch.ones(1), "label") for batch in images.split(6)]), two)
+
+
+def test_a_loader_that_shuffles_serves_every_pass_alike_unless_it_has_a_generator_of_its_own() -> None:
+    dataset = TensorDataset(torch.cat(batches()))
+    loader = DataLoader(dataset, batch_size=6, shuffle=True)
+    plan_decomposition(structured(), LOW, calibration=Calibration(loader, mode="reconstruct"))
+    own = DataLoader(dataset, batch_size=6, shuffle=True, generator=torch.Generator())
+    with pytest.raises(InputsError, match=r"batch 0 of pass 2 is not that of the first pass: .* needs the same"):
+        plan_decomposition(structured(), LOW, calibration=Calibration(own, mode="reconstruct"))
+
+
+def test_reconstruct_runs_the_network_only_as_far_as_each_layer() -> None:
+    model = structured()
+    calls = {"conv1": 0, "conv2": 0, "head": 0}
+    for name in calls:
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: calls.__setitem__(name, calls[name] + 1)
+        )
+    plan_decomposition(model, LOW, calibration=Calibration(batches(5), mode="reconstruct"))
+    # Four batches to fit: once for the targets, once for each layer; one held back, run as is, fitted, and plain.
+    # A hook is not called where the run ends inside of its layer.
+    assert calls == {"conv1": 4 + 4 + 3, "conv2": 4 + 3, "head": 4 + 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batches": image()}, r"found one tensor \(2, 3, 16, 16\): give a list, such as images.split\(32\)"),
+        ({"batches": "images"}, "must be an iterable of inputs, found str"),
+        ({"batches": 3}, "must be an iterable of inputs, found int"),
+        ({"batches": [], "mode": "best"}, "mode must be one of 'whiten', 'refit', 'reconstruct', found 'best'"),
+        ({"batches": [], "max_batches": 0}, "max_batches must be a whole number from 1 on, found 0"),
+        ({"batches": [], "max_batches": True}, "max_batches must be a whole number"),
+        ({"batches": [], "memory": -1}, "memory must be a whole number from 0 on, found -1"),
+        ({"batches": [], "forward": "net"}, "forward must be a function"),
+        ({"batches": iter([]), "mode": "reconstruct"}, "list_iterator can be gone through once only: give a list"),
+    ],
+)
+def test_wrong_settings_are_told_at_once(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Calibration(**arguments)
+
+
+def test_calibration_must_be_one() -> None:
+    with pytest.raises(ConfigError, match="calibration must be a Calibration, found list"):
+        plan_decomposition(TwoConvs(), calibration=batches())
+
+
+def _used_up() -> Iterator[Tensor]:
+    iterator = iter(batches())
+    list(iterator)
+    return iterator
+
+
+def _interrupted() -> Iterator[Tensor]:
+    yield from batches(2)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("given_batches", "error", "message"),
+    [
+        (list, InputsError, "batches gave none$"),
+        (_used_up, InputsError, "gave none: it is an iterator that was gone through before"),
+        (
+            lambda: [*batches(2), image(2, 5, 8, 8)],
+            InputsError,
+            r"batch 2 \(\(2, 5, 8, 8\) .*: the model fails on it: R",
+        ),
+        (lambda: [*batches(3), "image"], InputsError, "batch 3 .*: a batch must be a tensor, .* found str: give"),
+        (lambda: [*batches(2), batches(1)[0] * torch.nan], InputsError, "'conv1': its input on calibration batch 2 "),
+        (lambda: [batches(1)[0] * 1e38 * 10], InputsError, "'conv1': its input on calibration batch 0 holds NaN"),
+        (_interrupted, KeyboardInterrupt, None),
+    ],
+)
+def test_bad_batches_are_told_and_leave_no_trace(
+    given_batches: Callable[[], Any], error: type[BaseException], message: str | None
+) -> None:
+    model = TwoConvs()
+    check = snapshot(model)
+    generator = torch.get_rng_state()
+    for mode in ("whiten", "reconstruct") if isinstance(given_batches(), list) else ("whiten",):
+        with pytest.raises(error, match=message):
+            auto_decomposition(model, config=LOW, calibration=Calibration(given_batches(), mode=mode))
+        check()
+        assert not any("forward" in vars(module) for module in model.modules())
+        assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_forward_that_fails_half_way_through_a_later_pass_leaves_no_trace() -> None:
+    model = TwoConvs()
+    check = snapshot(model)
+    calls = 0
+
+    def forward(net: nn.Module, batch: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            net.conv1(net.stem(batch))
+            raise OSError("the disk is gone")
+        return net(batch)
+
+    with pytest.raises(InputsError, match="calibration batch 0 .*: the model fails on it: OSError: the disk is gone"):
+        plan_decomposition(model, LOW, calibration=Calibration(batches(), forward=forward, mode="reconstruct"))
+    check()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_far_too_few_samples_are_told_with_what_is_needed() -> None:
+    model = nn.Sequential(conv(256, 256, padding=0)).eval()
+    data = [image(2, 256, 4, 4)]
+    config = DecompositionConfig(rank=FixedRank(64))
+    for mode in MODES:
+        with pytest.warns(
+            AmctWarning, match=r"too few calibration data for '0': 0\.0\d+ samples .* times as many inputs"
+        ):
+            plan = plan_decomposition(model, config, calibration=Calibration(data, mode=mode))
+        (layer,) = plan.layers
+        assert layer.response_error <= layer.plain_response_error
+
+
+def test_a_bias_that_changed_since_the_plan_is_told() -> None:
+    model = TwoConvs()
+    plan = plan_decomposition(model, LOW, calibration=Calibration(batches()))
+    model.conv2.bias.data += 1
+    with pytest.raises(LayerError, match="'conv2': its weight or bias has changed since the plan was made"):
+        plan.apply(model)
+    model.conv2.bias.data[3] = torch.nan
+    with pytest.raises(LayerError, match="'conv2': expected a finite bias, found NaN or infinity"):
+        plan_decomposition(model, LOW, calibration=Calibration(batches()))
+
+
+def test_a_bias_that_something_else_holds_or_that_has_hooks_stays_as_it_is() -> None:
+    class _Borrowing(TwoConvs):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm.bias = self.conv1.bias
+
+    model = _Borrowing().eval()
+    model.conv2.bias.register_hook(lambda gradient: gradient)
+    biases = model.conv1.bias, model.conv2.bias
+    for mode in MODES:
+        plan = plan_decomposition(model, LOW, calibration=Calibration(batches(), mode=mode))
+        assert [layer.bias for layer in plan.layers] == [None] * 3
+        assert all(layer.response_error < layer.plain_response_error for layer in plan.layers[1:])
+    plan.apply(model)
+    assert model.norm.bias is model.conv1[1].bias is biases[0]
+    assert model.conv2[1].bias is biases[1]
+
+
+def test_flags_and_marks_of_a_corrected_bias_stay() -> None:
+    model = TwoConvs()
+    model.conv1.bias.requires_grad_(False)
+    model.conv1.bias.mark = "mine"
+    auto_decomposition(model, config=LOW, calibration=Calibration(batches()))
+    assert not model.conv1[1].bias.requires_grad
+    assert model.conv1[1].bias.mark == "mine"
+
+
+def test_a_model_that_is_itself_a_convolution_is_fitted_and_left_alone() -> None:
+    layer = conv()
+    check = snapshot(layer)
+    data = [image(6, 64, 9, 9) + 1, image(6, 64, 9, 9)]
+    plan = plan_decomposition(layer, LOW, calibration=Calibration(data, mode="refit"))
+    row, _ = plan.apply(layer)
+    check()
+    assert not torch.equal(row.bias, layer.bias)
+    unbatched, _ = auto_decomposition(
+        layer, config=LOW, calibration=Calibration([item for batch in data for item in batch], max_batches=7)
+    )
+    assert unbatched(image(64, 9, 9)).shape == (64, 9, 9)
+
+
+def test_a_layer_that_gains_nothing_is_kept_and_the_rest_is_fitted() -> None:
+    config = DecompositionConfig(rank=FixedRank({"conv1": 190, "conv2": 12}))
+    for mode in MODES:
+        plan = plan_decomposition(structured(), config, calibration=Calibration(batches(), mode=mode))
+        assert [layer.decompose for layer in plan.layers] == [False, False, True]
+        assert plan.layers[1].fit is None
+        assert plan.layers[2].response_error < plan.layers[2].plain_response_error
+
+
+def test_a_call_whose_shape_depends_on_earlier_layers_is_fitted_to_its_own_response() -> None:
+    class _Picking(TwoConvs):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv1(self.stem(x)).relu()
+            strong = x.mean((1, 2, 3))
+            return self.conv2(x[strong >= strong.median() + 1e-9 * x.flatten()[0]]).mean((2, 3))
+
+    plan = plan_decomposition(_Picking().eval(), LOW, calibration=Calibration(batches(4), mode="reconstruct"))
+    assert all(layer.fit.mode == "reconstruct" for layer in plan.layers[1:])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_progress_tells_of_batches_and_layers(mode: str) -> None:
+    calls: list[tuple[int, int, str]] = []
+    plan_decomposition(
+        TwoConvs(), LOW, calibration=Calibration(batches(), mode=mode), progress=lambda *call: calls.append(call)
+    )
+    assert calls[0] == (0, 2, "batch 0")
+    assert calls[-1][:2] == (2, 2)
+    assert {call[2] for call in calls} == {"batch 0", "batch 2", "conv1", "conv2"}
+
+
+def test_outputs_that_are_no_logits_have_no_agreement_and_odd_ones_no_error() -> None:
+    class _Odd(TwoConvs):
+        def forward(self, x: Tensor) -> object:
+            logits = super().forward(x)
+            return {"map": logits[:, :, None], "names": ["a"]} if x.shape[0] == 6 else None
+
+    plan = plan_decomposition(_Odd().eval(), LOW, calibration=Calibration(batches()))
+    assert plan.outcome.agreement is None
+    assert plan.outcome.output_error > 0
+    nothing = plan_decomposition(_Odd().eval(), LOW, calibration=Calibration(batches(3, 5, 3, 16, 16)))
+    assert nothing.outcome.output_error is None
+    assert "the model's outputs cannot be compared" in str(nothing)
+
+
+def test_on_the_digits_network_each_mode_recovers_what_it_promises() -> None:
+    train, _, images, labels = load_digits_tensors()
+    some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]
+    config = DecompositionConfig(rank=RatioRank(0.05), rank_multiple=1)
+    original = accuracy(load_pretrained(), images, labels)
+    plain = accuracy(auto_decomposition(load_pretrained(), config=config)[0], images, labels)
+    assert original - plain > 10
+    for mode, share in zip(MODES, (0.60, 0.85, 0.95), strict=True):
+        calibration = Calibration(some.split(32), mode=mode)
+        found = accuracy(
+            auto_decomposition(load_pretrained(), config=config, calibration=calibration)[0], images, labels
+        )
+        assert (found - plain) / (original - plain) >= share, mode
+    assert rows(load_pretrained()) == {}
