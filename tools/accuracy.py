@@ -1,0 +1,218 @@
+"""Compare factors fitted to data with plain splits, without fine-tuning: accuracy against ranks and MACs.
+
+The network is that of examples/digits, the data to fit to are 256 of its training images, without their labels. The
+accuracies are those on the 450 test images. Every 3×3 convolution but the first is split at the same share of
+its full rank, unrounded.
+
+    python tools/accuracy.py                                 # the table; a minute or two
+    python tools/accuracy.py --picture docs/accuracy.png     # and the picture (extra: report)
+    python tools/accuracy.py --cost                          # what whiten costs on a ResNet-50-sized stack
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from amct_pytorch.errors import MissingExtra
+from amct_pytorch.table import format_table
+from amct_pytorch.tensor_decompose import (
+    Calibration,
+    DecompositionConfig,
+    RatioRank,
+    auto_decomposition,
+    plan_decomposition,
+)
+from amct_pytorch.tensor_decompose.calibration import Mode
+
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(_ROOT / "examples" / "digits"))
+
+from data import accuracy, load_digits_tensors  # noqa: E402  # found through the line above
+from net import load_pretrained  # noqa: E402
+
+RATIOS = (0.25, 0.15, 0.1, 0.08, 0.06, 0.055, 0.05, 0.045, 0.04, 0.03)
+WAYS = ("plain", "whiten", "refit", "reconstruct")
+IMAGES = 256
+COST_SIDES = ("forward", "plain", "whiten")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Accuracy in percent of each way at one share of the full rank."""
+
+    ratio: float
+    macs: int
+    percent: dict[str, float]
+
+
+def compare(ratios: list[float], seed: int) -> tuple[Point, list[Point]]:
+    """The original network as a point of its own, then one for each share of the full rank."""
+    train, _, images, labels = load_digits_tensors()
+    chosen = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:IMAGES]]
+    batches = torch.split(chosen, 32)
+    net = load_pretrained()
+    counted = plan_decomposition(net, example_inputs=images[:1]).layers
+    original = Point(1.0, sum(layer.macs or 0 for layer in counted), {"original": accuracy(net, images, labels)})
+    points = []
+    for ratio in ratios:
+        config = DecompositionConfig(rank=RatioRank(ratio), rank_multiple=1)
+        percent, macs = {}, 0
+        for way in WAYS:
+            calibration = None if way == "plain" else Calibration(batches, mode=cast(Mode, way))
+            plan = plan_decomposition(
+                net := load_pretrained(), config, calibration=calibration, example_inputs=images[:1]
+            )
+            macs = sum(layer.macs_after or 0 for layer in plan.layers)
+            decomposed, _ = plan.apply(net)
+            percent[way] = accuracy(decomposed, images, labels)
+        points.append(Point(ratio, macs, percent))
+        print(f"{len(points)} of {len(ratios)}", file=sys.stderr, flush=True)
+    return original, points
+
+
+def table(original: Point, points: list[Point]) -> str:
+    """The accuracies, and beside each the share of the plain split's loss that it recovers."""
+    header = ["ranks", "MACs", *WAYS]
+    rows = [["full", f"{original.macs:,}", f"{original.percent['original']:.2f}", "", "", ""]]
+    for point in points:
+        loss = original.percent["original"] - point.percent["plain"]
+        cells = [f"{point.percent['plain']:.2f}"]
+        for way in WAYS[1:]:
+            recovered = (point.percent[way] - point.percent["plain"]) / loss if loss > 0 else 1.0
+            cells.append(f"{point.percent[way]:.2f} ({recovered:.0%})")
+        rows.append([f"{point.ratio:g}", f"{point.macs:,}", *cells])
+    return format_table(header, rows, right=header)
+
+
+def draw(original: Point, points: list[Point], path: Path) -> None:
+    """Accuracy against MACs, as a picture."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise MissingExtra("the picture needs matplotlib: pip install 'amct_pytorch[report]'") from error
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    base = original.percent["original"]
+    axes.axhline(base, color="0.6", linestyle="--", linewidth=1, label=f"original, {base:.2f} %")
+    for way, colour, marker in zip(WAYS, ("0.35", "#e69f00", "#0072b2", "#009e73"), "xs^o", strict=True):
+        macs = [point.macs / original.macs for point in points]
+        axes.plot(macs, [point.percent[way] for point in points], color=colour, marker=marker, label=way)
+    axes.set_xscale("log")
+    ticks = [point.macs / original.macs for point in points if point.ratio in (0.25, 0.15, 0.1, 0.06, 0.045, 0.03)]
+    axes.set_xticks(ticks, [f"{tick:.1%}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("MACs of the convolutions, relative to the original")
+    axes.set_ylabel("accuracy on test images, %")
+    axes.set_title("Digits network, decomposed, not fine-tuned")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def stack() -> nn.Sequential:
+    """The convolutions of a ResNet-50 in a row, with batch normalisations and ReLUs, for images of 224×224."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for index, count in enumerate((3, 4, 6, 3)):
+        width = 64 * 2**index
+        for block in range(count):
+            stride = 2 if index and not block else 1
+            for in_, out, kernel, step in (
+                (channels, width, 1, 1),
+                (width, width, 3, stride),
+                (width, 4 * width, 1, 1),
+            ):
+                layers += [nn.Conv2d(in_, out, kernel, stride=step, padding=kernel // 2, bias=False)]
+                layers += [nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+            channels = 4 * width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)).eval()
+
+
+def cost_here(way: str, batch: int) -> None:
+    """Run one of the three sides of the cost in this process; print seconds, CPU seconds and peak GiB."""
+    from speed import own_peak
+
+    torch.manual_seed(0)
+    net = stack()
+    data: list[Tensor] = list(torch.split(torch.randn(64, 3, 224, 224), batch))
+    auto_decomposition(nn.Sequential(nn.Conv2d(64, 64, 3)))  # imports and thread pools
+    with torch.no_grad():
+        net(data[0][:1])
+    begin, begin_of_cpu = time.perf_counter(), time.process_time()
+    if way == "forward":
+        with torch.no_grad():
+            for images in data:
+                net(images)
+    else:
+        plan_decomposition(net, calibration=Calibration(data) if way == "whiten" else None)
+    taken = [time.perf_counter() - begin, time.process_time() - begin_of_cpu]
+    print(json.dumps([*taken, own_peak() / 2**30]))
+
+
+def cost(runs: int, batch: int) -> str:
+    """Seconds and memory of a forward over 64 images, of the plain decomposition, and of whiten, in turns."""
+    found: dict[str, list[list[float]]] = {way: [] for way in COST_SIDES}
+    for run in range(runs):
+        for way in COST_SIDES:
+            command = [sys.executable, __file__, "--side", way, "--batch", str(batch)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[way].append(json.loads(done.stdout))
+        print(f"{run + 1} of {runs}", file=sys.stderr, flush=True)
+    rows = [
+        [way, *(f"{statistics.median(item[index] for item in found[way]):.2f}" for index in range(3))]
+        for way in COST_SIDES
+    ]
+    lines = [format_table(["run", "s", "CPU s", "GiB"], rows, right=("s", "CPU s", "GiB")), ""]
+    for index, what in enumerate(("time", "CPU time, which other work on the machine disturbs less")):
+        ratios = [
+            (whiten[index] - plain[index]) / forward[index]
+            for forward, plain, whiten in zip(found["forward"], found["plain"], found["whiten"], strict=True)
+        ]
+        lines.append(
+            f"whiten less plain, over a forward: {statistics.median(ratios):.2f} in {what} "
+            f"({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Compare, and print the table; or measure the cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(RATIOS), help="shares of the full rank")
+    parser.add_argument("--seed", type=int, default=0, help="which 256 training images (default 0)")
+    parser.add_argument("--picture", type=Path, help="file to draw accuracy against MACs into")
+    parser.add_argument("--cost", action="store_true", help="measure what whiten costs instead")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each side of the cost (default 3)")
+    parser.add_argument("--batch", type=int, default=8, help="images in a batch of the cost (default 8)")
+    parser.add_argument("--side", choices=COST_SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        cost_here(arguments.side, arguments.batch)
+        return
+    if arguments.cost:
+        print(cost(arguments.runs, arguments.batch))
+        return
+    # One thread fixes the order of summation, hence the figures, whatever the number of cores.
+    torch.set_num_threads(1)
+    original, points = compare(arguments.ratios, arguments.seed)
+    print(table(original, points))
+    if arguments.picture:
+        draw(original, points, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
