@@ -104,8 +104,13 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]]) -> Root:
     judged = min(weight, other_weight) > 0
     shrinkage = disagreement / distance if judged and distance > 0 else 1.0
     shrinkage = min(max(shrinkage, _LEAST_SHRINKAGE), 1.0)
-    shrunk = (1 - shrinkage) * total + shrinkage * identity
-    root = torch.linalg.cholesky(shrunk).mT.contiguous()
+    while True:
+        shrunk = (1 - shrinkage) * total + shrinkage * identity
+        lower, failed = torch.linalg.cholesky_ex(shrunk)
+        if not failed or shrinkage == 1:
+            break
+        shrinkage = min(1.0, 10 * shrinkage)  # rounding has left it an eigenvalue below zero
+    root = lower.mT.contiguous()
     largest = _largest_eigenvalue(lambda vector: shrunk @ vector, size)
     of_inverse = _largest_eigenvalue(lambda vector: torch.cholesky_solve(vector, root, upper=True), size)
     return Root(root, shrinkage, largest * of_inverse)
