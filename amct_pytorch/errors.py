@@ -12,7 +12,9 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     │   └── InfoFileNotFound (FileNotFoundError)
     ├── MissingExtra (ImportError)           an optional dependency is not installed
     ├── BackendUnavailable (RuntimeError)    there is no such device here
-    └── DeviceError (RuntimeError)           the device cannot do what is asked of it
+    ├── DeviceError (RuntimeError)           the device cannot do what is asked of it
+    ├── ExportError (RuntimeError)           the model cannot be exported
+    └── ExportAccessError (OSError)          what was exported cannot be written
 
     AmctWarning (UserWarning)                worth knowing, but the result is right
 """
@@ -70,6 +72,14 @@ class BackendUnavailable(AmctError, RuntimeError):
 
 class DeviceError(AmctError, RuntimeError):
     """A device cannot do what is asked of it: its memory does not suffice, or a model cannot be moved or compiled."""
+
+
+class ExportError(AmctError, RuntimeError):
+    """A model cannot be exported; the message gives the exporter's reason, and the layer where it is known."""
+
+
+class ExportAccessError(AmctError, OSError):
+    """What was exported cannot be written where it was asked for."""
 
 
 class AmctWarning(UserWarning):

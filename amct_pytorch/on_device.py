@@ -95,6 +95,20 @@ def placed_inputs(inputs: Any, backend: Backend, device: torch.device, dtype: to
     return map_tensors(place, inputs)
 
 
+def check_finite(inputs: Any) -> None:
+    """Check that no floating-point tensor among the inputs holds NaN or infinity.
+
+    Raises
+    ------
+    InputsError
+        One does.
+    """
+    for leaf in tree_leaves(inputs):
+        has_values = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.is_meta
+        if has_values and not bool(leaf.isfinite().all()):
+            raise InputsError(f"inputs of shape {tuple(leaf.shape)} hold NaN or infinity: nothing could be compared")
+
+
 def batch_size_of(inputs: Any) -> int | None:
     """The length of the first axis of the first tensor that has one."""
     return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.dim()), None)

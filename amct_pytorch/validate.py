@@ -13,8 +13,16 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from .backend import Backend, Tolerance
-from .errors import InputsError, LayerError
-from .on_device import backend_of, checked_dtypes, memory_errors_named, placed_inputs, placed_model, released
+from .errors import LayerError
+from .on_device import (
+    backend_of,
+    check_finite,
+    checked_dtypes,
+    memory_errors_named,
+    placed_inputs,
+    placed_model,
+    released,
+)
 from .pairs import Pair, pairs_of
 from .report import name_of
 from .tensor_decompose.conv import build_conv
@@ -83,7 +91,7 @@ def validate(
     pairs = pairs_of(original, decomposed)
     _check_weights(pairs)
     types = checked_dtypes(dtypes, original, info)
-    _check_finite(inputs := checked_inputs(inputs, "inputs"))
+    check_finite(inputs := checked_inputs(inputs, "inputs"))
     runs = []
     fallbacks: dict[str, None] = {}
     with contextlib.ExitStack() as stack:
@@ -228,13 +236,6 @@ def _check_weights(pairs: Sequence[Pair]) -> None:
                 f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with the "
                 "model that it was made from"
             )
-
-
-def _check_finite(inputs: Any) -> None:
-    for leaf in tree_leaves(inputs):
-        has_values = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.is_meta
-        if has_values and not bool(leaf.isfinite().all()):
-            raise InputsError(f"inputs of shape {tuple(leaf.shape)} hold NaN or infinity: nothing could be compared")
 
 
 def _max(largest: float, value: float) -> float:

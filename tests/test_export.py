@@ -1,0 +1,269 @@
+"""export_onnx: one file that computes what PyTorch does, or a reason why there is none."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amct_pytorch.errors import (
+    AmctError,
+    ConfigError,
+    DeviceError,
+    ExportAccessError,
+    ExportError,
+    InputsError,
+    MissingExtra,
+    ModelError,
+)
+from amct_pytorch.export import export_onnx
+from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
+
+from .models import TwoConvs, conv, image, rows, snapshot
+from .shipped import digits_net, networks
+
+
+def _decomposed() -> nn.Module:
+    net, _ = auto_decomposition(TwoConvs().eval(), config=DecompositionConfig(rank=FixedRank(16)))
+    return net
+
+
+def _run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+    return session.run(None, dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True)))
+
+
+def _relative(found: np.ndarray, expected: Tensor) -> float:
+    return float(np.abs(found - expected.numpy()).max() / expected.abs().max())
+
+
+def _agrees_at_batch_1_and_8(net: nn.Module, path: Path, shape: tuple[int, ...]) -> None:
+    for batch in (1, 8):
+        inputs = image(batch, *shape)
+        with torch.no_grad():
+            assert _relative(_run(path, inputs)[0], net(inputs)) < 1e-4
+
+
+def test_the_digits_net_matches_pytorch_at_batch_1_and_8_from_one_file(tmp_path: Path) -> None:
+    net, changes = auto_decomposition(digits_net())
+    assert changes
+    report = export_onnx(net, image(4, 1, 8, 8), tmp_path / "digits.onnx", dynamic_batch=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
+    assert report.ok
+    assert [check.shapes[0][0] for check in report.checks] == [4, 1, 8]
+    assert report.opset == 18
+    assert report.size == (tmp_path / "digits.onnx").stat().st_size
+    assert report.inputs[0].shape == ("batch", 1, 8, 8)
+    _agrees_at_batch_1_and_8(net, tmp_path / "digits.onnx", (1, 8, 8))
+
+
+@pytest.mark.slow
+def test_resnet_50_matches_pytorch_at_batch_1_and_8_from_one_file(tmp_path: Path) -> None:
+    net, _ = auto_decomposition(networks().resnet50())
+    assert len(rows(net)) > 10
+    report = export_onnx(
+        net, image(1, 3, 64, 64), tmp_path / "net.onnx", dynamic_batch=[1, 8], dynamic_image_size=[(96, 64)]
+    )
+    assert report.ok
+    _agrees_at_batch_1_and_8(net, tmp_path / "net.onnx", (3, 64, 64))
+
+
+def test_the_image_size_can_stay_open(tmp_path: Path) -> None:
+    net = _decomposed()
+    report = export_onnx(net, image(), tmp_path / "net.onnx", dynamic_batch=[3], dynamic_image_size=True)
+    assert [check.shapes for check in report.checks] == [((3, 3, 16, 16),), ((2, 3, 32, 32),)]
+    assert report.inputs[0].shape == ("batch", 3, "height", "width")
+    inputs = image(5, 3, 20, 28)
+    with torch.no_grad():
+        assert _relative(_run(tmp_path / "net.onnx", inputs)[0], net(inputs)) < 1e-4
+
+
+def test_the_file_is_of_the_model_in_eval_mode_and_the_model_stays_as_it_was(tmp_path: Path) -> None:
+    net = nn.Sequential(_decomposed(), nn.Dropout(0.9)).train()
+    net[0].conv1.register_forward_hook(lambda *_: None)
+    check, given = snapshot(net), image()
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    assert export_onnx(net, given, tmp_path / "net.onnx").ok
+    check()
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(given, image())
+    with torch.no_grad():
+        assert _relative(_run(tmp_path / "net.onnx", given)[0], net.eval()(given)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_file_is_in_float32_whatever_the_model_is(dtype: torch.dtype, tmp_path: Path) -> None:
+    net = nn.Sequential(conv(3, 4), nn.ReLU()).to(dtype, memory_format=torch.channels_last)
+    report = export_onnx(net, image().to(dtype), tmp_path / "net.onnx")
+    assert report.ok
+    assert [item.dtype for item in (*report.inputs, *report.outputs)] == ["tensor(float)"] * 2
+    assert net[0].weight.dtype == dtype
+
+
+class _Fork(nn.Module):
+    """Several inputs and outputs, some of which are no tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, 4)
+
+    def forward(self, x: Tensor, index: Tensor, scale: float = 1.0, unused: Tensor | None = None) -> dict[str, Any]:
+        y = self.conv(x)
+        return {"scaled": y * scale, "more": (y.flatten(1)[:, index], index + 1), "none": None}
+
+
+@pytest.mark.parametrize("inputs", [(image(), torch.arange(3), 2.0), {"index": torch.arange(3), "x": image()}])
+def test_arguments_and_keywords_and_several_outputs(inputs: Any, tmp_path: Path) -> None:
+    report = export_onnx(_Fork(), inputs, tmp_path / "net.onnx", dynamic_batch=[1, 3])
+    assert report.ok
+    assert {item.name for item in report.inputs} == {"x", "index"}
+    assert [item.dtype for item in report.outputs] == ["tensor(float)", "tensor(float)", "tensor(int64)"]
+
+
+def test_a_model_that_cannot_agree_with_itself_is_told(tmp_path: Path) -> None:
+    class Random(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
+
+    class NotANumber(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - 100).log()
+
+    for net in (Random(), NotANumber()):
+        report = export_onnx(net, image(), tmp_path / "net.onnx")
+        assert not report.ok
+        assert "wrong: expected at most 1e-04 relative" in str(report)
+
+
+def test_the_report_prints_and_is_saved(tmp_path: Path) -> None:
+    report = export_onnx(_decomposed(), image(), tmp_path / "net.onnx")
+    for word in ("net.onnx: opset 18", "2×3×16×16", "right", f"onnxruntime {onnxruntime.__version__}"):
+        assert word in str(report)
+    report.save(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert (saved["format"], saved["version"]) == ("amct_pytorch.export", 1)
+    assert saved["checks"][0]["max_difference"] == report.checks[0].max_difference
+    assert saved["inputs"] == [{"name": "x", "dtype": "tensor(float)", "shape": [2, 3, 16, 16]}]
+
+
+class _Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+class _Branch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"), [(_Bessel(), "No ONNX function found for .*bessel_j0"), (_Branch(), "data-dependent")]
+)
+def test_what_onnx_does_not_have_is_named_with_its_layer(part: nn.Module, reason: str, tmp_path: Path) -> None:
+    net = _decomposed()
+    net.norm = nn.Sequential(nn.BatchNorm2d(64), part)
+    check = snapshot(net)
+    with pytest.raises(ExportError, match=rf"in layer 'norm\.1': .*{reason}"):
+        export_onnx(net, image(), tmp_path / "made" / "net.onnx")
+    check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def _scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(nn.ReLU())
+
+
+class _FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.ones(2, 1, 1, 1) if x.shape[0] == 2 else x
+
+
+def _export(
+    model: object = None, inputs: object = None, name: str = "net.onnx", **options: Any
+) -> Callable[[Path], object]:
+    """An export that a case of its own spoils; to be called with a folder."""
+    return lambda folder: export_onnx(
+        TwoConvs() if model is None else model,  # type: ignore[arg-type]
+        image() if inputs is None else inputs,
+        folder / name,
+        **options,
+    )
+
+
+_REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
+    "no model": (ModelError, "found builtins.str", _export("net")),
+    "no inputs": (InputsError, "inputs must be a tensor", _export(inputs=3)),
+    "inputs that do not fit": (InputsError, r"\(2, 4, 16, 16\)", _export(inputs=image(2, 4, 16, 16))),
+    "NaN": (InputsError, "hold NaN", _export(inputs=image() * torch.nan)),
+    "no values": (DeviceError, "cannot be moved", _export(TwoConvs().to("meta"))),
+    "a folder": (ExportAccessError, "found a directory", _export(name=".")),
+    "below a file": (ExportAccessError, "cannot be written: .*Not a directory", _export(name="file/net.onnx")),
+    "no path": (ConfigError, "path must be a path, found ''", lambda _: export_onnx(TwoConvs(), image(), "")),
+    "no opset": (ConfigError, "opset must be a positive integer, found '18'", _export(opset="18")),
+    "old opset": (ExportError, "at opset 18, not at 15", _export(opset=15)),
+    "no batches": (ConfigError, "dynamic_batch must be", _export(dynamic_batch=[0])),
+    "no list": (ConfigError, "dynamic_batch must be", _export(dynamic_batch=8)),
+    "no sizes": (ConfigError, "dynamic_image_size must be", _export(dynamic_image_size=[64])),
+    "no list of sizes": (ConfigError, "dynamic_image_size must be", _export(dynamic_image_size=64)),
+    "no images": (
+        ConfigError,
+        r"dynamic_image_size needs inputs of shape \(N, C, H, W\)",
+        _export(nn.ReLU(), image(3, 16), dynamic_image_size=True),
+    ),
+    "no samples": (ConfigError, "needs inputs with a first axis", _export(nn.ReLU(), {}, dynamic_batch=True)),
+    "fixed batch": (ExportError, "static shape of 2", _export(_FixedBatch(), dynamic_batch=True)),
+    "scripted": (ExportError, "ScriptModule is not supported", _export(_scripted())),
+}
+
+
+@pytest.mark.parametrize("case", list(_REFUSALS))
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(case: str, tmp_path: Path) -> None:
+    error, message, export = _REFUSALS[case]
+    (tmp_path / "file").touch()
+    with pytest.raises(error, match=message):
+        export(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_names_the_extra(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=rf"needs {package}, .*amct_pytorch\[export\]"):
+        export_onnx(TwoConvs(), image(), tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_interrupt_or_a_full_disk_leaves_the_old_file(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.onnx").write_text("old")
+
+    def save(self: object, destination: Path, **_: object) -> None:
+        Path(destination).write_text("half")
+        raise error
+
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", save)
+    net = _decomposed()
+    check = snapshot(net)
+    expected = ExportAccessError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        export_onnx(net, image(), tmp_path / "net.onnx")
+    with pytest.raises(expected):
+        export_onnx(net, image(), tmp_path / "new" / "folder" / "net.onnx")
+    check()
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert (tmp_path / "net.onnx").read_text() == "old"
