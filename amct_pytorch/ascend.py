@@ -215,9 +215,10 @@ def _checked_rungs(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
         None if batches is None else checked_batches(batches, inputs),
         None if image_sizes is None else checked_image_sizes(image_sizes, inputs),
     )
-    given = {"dynamic_batch": (dynamic.batches, batch_size_of(inputs))}
-    given["dynamic_image_size"] = (dynamic.image_sizes, image_size_of(inputs))  # type: ignore[assignment]
-    for called, (sizes, now) in given.items():
+    for called, sizes, now in (
+        ("dynamic_batch", dynamic.batches, batch_size_of(inputs)),
+        ("dynamic_image_size", dynamic.image_sizes, image_size_of(inputs)),
+    ):
         if sizes is not None and not 2 <= len(sizes) <= 100:
             raise ConfigError(f"{called} needs 2 to 100 different sizes for ATC, found {len(sizes)}")
         if sizes is not None and now not in sizes:

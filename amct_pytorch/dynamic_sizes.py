@@ -80,8 +80,18 @@ def image_size_of(inputs: Any) -> tuple[int, int] | None:
     return next(((image.shape[2], image.shape[3]) for image in images), None)
 
 
-def open_axes(inputs: Any, dynamic: Dynamic) -> Any:
-    """For every tensor of the inputs the axes left open, by their names."""
+def open_axes(inputs: Any, arguments: dict[str, Any], dynamic: Dynamic) -> dict[str, Any] | None:
+    """For every tensor of the inputs the axes left open, by their names.
+
+    Parameters
+    ----------
+    inputs
+        As the user gave them: the first tensor tells the batch size, the first image the image size.
+    arguments
+        The same by the parameters of the model that they go to.
+    dynamic
+        What is left open.
+    """
     if dynamic.batches is None and dynamic.image_sizes is None:
         return None
     batch, image = batch_size_of(inputs), image_size_of(inputs)
@@ -94,8 +104,7 @@ def open_axes(inputs: Any, dynamic: Dynamic) -> Any:
             named |= {2: "height", 3: "width"}
         return named or None
 
-    spec = tree_map(axes, inputs)
-    return (spec,) if isinstance(inputs, Tensor) else spec if isinstance(inputs, dict) else tuple(spec)
+    return {name: tree_map(axes, value) for name, value in arguments.items()}
 
 
 def at_all_sizes(inputs: Any, dynamic: Dynamic) -> Iterator[Any]:

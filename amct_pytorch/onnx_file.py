@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import logging
 import math
 import os
@@ -159,6 +160,11 @@ def on_host(model: nn.Module, inputs: object) -> tuple[nn.Module, Any]:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be a torch.nn.Module, found {type(model).__module__}.{type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model was made by torch.jit: export the one that it was made from")
+    lazy = [name for name, weight in model.named_parameters() if isinstance(weight, nn.UninitializedParameter)]
+    if lazy:
+        raise ModelError(f"{', '.join(lazy)} have no values yet: run the model once, then export it")
     check_finite(given := checked_inputs(inputs, "inputs"))
     cpu = get_backend("cpu")
     copied = placed_model(model, cpu, _CPU, torch.float32)
@@ -203,7 +209,7 @@ def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, o
     outputs_of(model, inputs)
     # torch.export takes a size of 1 for a constant.
     example = resized(inputs, 2) if dynamic.batches and batch_size_of(inputs) == 1 else inputs
-    program = _program(model, example, open_axes(example, dynamic), opset)
+    program = _program(model, example, dynamic, opset)
     try:
         program.save(file, external_data=False)
     except OSError:
@@ -224,9 +230,12 @@ def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, o
     )
 
 
-def _program(model: nn.Module, inputs: Any, axes: Any, opset: int) -> torch.onnx.ONNXProgram:
+def _program(model: nn.Module, inputs: Any, dynamic: Dynamic, opset: int) -> torch.onnx.ONNXProgram:
     args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
     args = (args,) if isinstance(args, Tensor) else tuple(args)
+    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    if args and isinstance(args[-1], dict):
+        args += ({},)  # torch.onnx takes a last dict for keywords
     try:
         with _quiet(), torch.no_grad(), untouched_generators([]):
             program = torch.onnx.export(
@@ -235,7 +244,7 @@ def _program(model: nn.Module, inputs: Any, axes: Any, opset: int) -> torch.onnx
                 kwargs=kwargs,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=axes,
+                dynamic_shapes=open_axes(inputs, arguments, dynamic),
                 external_data=False,
                 verbose=False,
             )

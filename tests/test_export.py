@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -132,6 +133,18 @@ def test_arguments_and_keywords_and_several_outputs(inputs: Any, tmp_path: Path)
     assert [item.dtype for item in report.outputs] == ["tensor(float)", "tensor(float)", "tensor(int64)"]
 
 
+class _Nested(nn.Module):
+    def forward(self, *pairs: dict[str, Any]) -> Tensor:
+        return sum(pair["a"] + pair["b"][0] for pair in pairs)
+
+
+def test_nested_and_variadic_arguments_stay_open_too(tmp_path: Path) -> None:
+    pair = {"a": image(), "b": [image()]}
+    report = export_onnx(_Nested(), (pair, pair), tmp_path / "net.onnx", dynamic_batch=True)
+    assert report.ok
+    assert [item.shape for item in report.inputs] == [("batch", 3, 16, 16)] * 4
+
+
 def test_a_model_that_cannot_agree_with_itself_is_told(tmp_path: Path) -> None:
     class Random(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -206,6 +219,7 @@ def _export(
 
 _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     "no model": (ModelError, "found builtins.str", _export("net")),
+    "never run": (ModelError, "weight, bias have no values yet: run the model once", _export(nn.LazyConv2d(4, 3))),
     "no inputs": (InputsError, "inputs must be a tensor", _export(inputs=3)),
     "inputs that do not fit": (InputsError, r"\(2, 4, 16, 16\)", _export(inputs=image(2, 4, 16, 16))),
     "NaN": (InputsError, "hold NaN", _export(inputs=image() * torch.nan)),
@@ -226,7 +240,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     ),
     "no samples": (ConfigError, "needs inputs with a first axis", _export(nn.ReLU(), {}, dynamic_batch=True)),
     "fixed batch": (ExportError, "static shape of 2", _export(_FixedBatch(), dynamic_batch=True)),
-    "scripted": (ExportError, "ScriptModule is not supported", _export(_scripted())),
+    "scripted": (ModelError, "was made by torch.jit: export the one that it was made from", _export(_scripted())),
 }
 
 
@@ -237,6 +251,13 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(case: str, tmp_pa
     with pytest.raises(error, match=message):
         export(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_of_the_extra_is_loaded_before_something_is_exported() -> None:
+    program = "import sys, amct_pytorch.ascend, amct_pytorch.export; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"amct_pytorch.export", "torch"} <= set(done.stdout.split())
+    assert {"onnx", "onnxscript", "onnxruntime"}.isdisjoint(done.stdout.split())
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
@@ -257,7 +278,7 @@ def test_an_interrupt_or_a_full_disk_leaves_the_old_file(
         raise error
 
     monkeypatch.setattr(torch.onnx.ONNXProgram, "save", save)
-    net = _decomposed()
+    net = conv(3, 4)
     check = snapshot(net)
     expected = ExportAccessError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
