@@ -179,6 +179,8 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "MissingExtra": ImportError,
         "BackendUnavailable": RuntimeError,
         "DeviceError": RuntimeError,
+        "ExportError": RuntimeError,
+        "ExportAccessError": OSError,
     }
     kinds = {
         name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AmctError)
