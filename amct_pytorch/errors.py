@@ -10,6 +10,8 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
+    ├── CheckpointError (ValueError)         a checkpoint is damaged, or not of this model
+    ├── CheckpointAccessError (OSError)      a checkpoint cannot be read or written
     ├── MissingExtra (ImportError)           an optional dependency is not installed
     ├── BackendUnavailable (RuntimeError)    there is no such device here
     ├── DeviceError (RuntimeError)           the device cannot do what is asked of it
@@ -60,6 +62,14 @@ class InfoFileAccessError(AmctError, OSError):
 
 class InfoFileNotFound(InfoFileAccessError, FileNotFoundError):
     """There is no decomposition information file at the given path."""
+
+
+class CheckpointError(AmctError, ValueError):
+    """The content of a checkpoint is damaged, or does not fit the model; the message says which file or tensor."""
+
+
+class CheckpointAccessError(AmctError, OSError):
+    """A checkpoint cannot be read or written."""
 
 
 class MissingExtra(AmctError, ImportError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import cast
 
 from torch import nn
@@ -156,6 +158,15 @@ def decompose_network(
     ModelError, LayerError
         The model, or a layer that the file names, cannot be decomposed. The model is as it was.
     """
+    with rebuilding(model, decompose_info_path) as result:
+        return result
+
+
+@contextlib.contextmanager
+def rebuilding(
+    model: nn.Module, decompose_info_path: str | os.PathLike[str]
+) -> Iterator[tuple[nn.Module, dict[str, list[str]]]]:
+    """As `decompose_network`, and undone if the body of the with statement fails."""
     check_model(model)
     layers = survey(model)
     rows = rows_of(model)
@@ -175,4 +186,4 @@ def decompose_network(
     for text in untied(replacements, layers):
         warn_user(text)
     with replaced(model, replacements) as result:
-        return result
+        yield result

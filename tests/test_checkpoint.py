@@ -1,0 +1,453 @@
+"""Checkpoints: what comes back is what was saved, and what does not fit or is damaged changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from amct_pytorch.checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
+from amct_pytorch.errors import (
+    CheckpointAccessError,
+    CheckpointError,
+    ConfigError,
+    InfoFileError,
+    LayerError,
+    MissingExtra,
+    ModelError,
+)
+from amct_pytorch.tensor_decompose import (
+    DecompositionConfig,
+    FixedRank,
+    auto_decomposition,
+    decompose_network,
+    plan_decomposition,
+)
+
+from .models import TwoConvs, conv, image, snapshot
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _saved(folder: Path, **options: object) -> tuple[nn.Module, Path]:
+    torch.manual_seed(3)
+    net, _ = auto_decomposition(TwoConvs())
+    save_decomposed(net.eval(), folder / "checkpoint", **options)  # type: ignore[arg-type]
+    return net, folder / "checkpoint"
+
+
+@pytest.fixture(params=["safetensors", "torch"])
+def _format(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "safetensors":
+        pytest.importorskip("safetensors")
+    else:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    return str(request.param)
+
+
+def test_what_is_loaded_computes_the_same_bit_for_bit(_format: str, tmp_path: Path) -> None:  # noqa: PT019  # its value
+    net, place = _saved(tmp_path)
+    fresh = TwoConvs()
+    loaded, changes = load_decomposed(fresh, place)
+    assert loaded is fresh
+    assert changes == {"conv1": ["conv1.0", "conv1.1"], "conv2": ["conv2.0", "conv2.1"]}
+    assert torch.equal(loaded.eval()(image()), net(image()))
+    weights = {"safetensors": "weights.safetensors", "torch": "weights.pt"}[_format]
+    assert {path.name for path in place.iterdir()} == {"decompose_info.json", weights, "manifest.json"}
+
+
+def test_a_model_that_is_decomposed_alike_is_loaded_too(tmp_path: Path) -> None:
+    net, place = _saved(tmp_path)
+    torch.manual_seed(4)
+    other, _ = auto_decomposition(TwoConvs())
+    loaded, changes = load_decomposed(other, place)
+    assert changes == {}
+    assert torch.equal(loaded.eval()(image()), net(image()))
+
+
+def test_the_files_serve_without_us(tmp_path: Path) -> None:
+    """The offline flow with the files of a checkpoint, as with those that users keep themselves."""
+    from safetensors.torch import load_file
+
+    net, place = _saved(tmp_path)
+    rebuilt, _ = decompose_network(TwoConvs(), place / "decompose_info.json")
+    rebuilt.load_state_dict(load_file(place / "weights.safetensors"))
+    assert torch.equal(rebuilt.eval()(image()), net(image()))
+
+
+class _Tied(nn.Module):
+    """A layer under two names, a weight in two layers, and buffers that are views of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(), conv()
+        self.second.weight = self.first.weight
+        self.again = self.first
+        whole = torch.arange(8.0)
+        self.register_buffer("low", whole[:4])
+        self.register_buffer("high", whole[4:])
+        self.register_buffer("empty", torch.empty(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.second(self.first(x))) * (self.low.sum() + self.high.sum())
+
+
+def test_tied_weights_are_written_once_and_come_back_tied(_format: str, tmp_path: Path) -> None:  # noqa: PT019
+    torch.manual_seed(1)
+    net, _ = auto_decomposition(_Tied())
+    x = torch.randn(1, 64, 8, 8)
+    save_decomposed(net, tmp_path / "tied")
+    loaded, _ = load_decomposed(_Tied(), tmp_path / "tied")
+    assert torch.equal(loaded(x), net(x))
+    assert loaded.second[0].weight is loaded.first[0].weight  # type: ignore[index,union-attr]
+    assert loaded.again is loaded.first
+    tensors = sum(value.nbytes for value in {id(v): v for v in net.state_dict(keep_vars=True).values()}.values())
+    weights = next((tmp_path / "tied").glob("weights.*"))
+    assert tensors < weights.stat().st_size < tensors + 8000
+
+
+@given(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.integers(1, 192))
+@settings(max_examples=12, deadline=None)
+def test_every_type_and_rank_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, dtype: torch.dtype, rank: int
+) -> None:
+    place = tmp_path_factory.mktemp("any") / "checkpoint"
+    config = DecompositionConfig(rank=FixedRank(rank), require_gain=False)
+    net, _ = auto_decomposition(nn.Sequential(conv()).to(dtype), config=config)
+    save_decomposed(net, place)
+    loaded, _ = load_decomposed(nn.Sequential(conv()).to(dtype), place)
+    for key, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+def test_a_model_that_is_a_convolution_itself(tmp_path: Path) -> None:
+    net, _ = auto_decomposition(conv())
+    save_decomposed(net, tmp_path / "one")
+    layer = conv()
+    unchanged = snapshot(layer)
+    loaded, _ = load_decomposed(layer, tmp_path / "one")
+    x = torch.randn(1, 64, 8, 8)
+    assert torch.equal(loaded(x), net(x))
+    unchanged()
+
+
+def test_plan_and_training_state_come_back(tmp_path: Path) -> None:
+    plan = plan_decomposition(TwoConvs())
+    state = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.tensor(7.0)}}, "lr": [0.1]}}
+    _, place = _saved(tmp_path, plan=plan, training_state=state)
+    assert (place / "plan.txt").read_text(encoding="utf-8") == f"{plan}\n"
+    assert load_training_state(place) == state
+
+
+def test_without_a_training_state_there_is_none_to_load(tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no training state"):
+        load_training_state(place)
+
+
+@pytest.mark.parametrize("unsafe", [{"path": Path("a")}, {"function": lambda: None}], ids=["object", "unpicklable"])
+def test_a_training_state_that_could_not_be_read_back_is_refused(unsafe: dict[str, object], tmp_path: Path) -> None:
+    _, place = _saved(tmp_path, training_state={"epoch": 1})
+    with pytest.raises(ConfigError, match="training_state .*expected tensors, numbers, strings"):
+        save_decomposed(auto_decomposition(TwoConvs())[0], place, training_state=unsafe)
+    assert load_training_state(place) == {"epoch": 1}
+
+
+def _flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
+    manifest = json.loads((place / "manifest.json").read_text())
+    change(manifest)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            lambda place: _flip_a_byte(place / "weights.safetensors"),
+            CheckpointError,
+            "weights.safetensors: expected sha",
+        ),
+        (
+            lambda place: _flip_a_byte(place / "decompose_info.json"),
+            CheckpointError,
+            "decompose_info.json: expected sha",
+        ),
+        (
+            lambda place: os.truncate(place / "weights.safetensors", 90),
+            CheckpointError,
+            "expected bytes 138208, found 90",
+        ),
+        (lambda place: (place / "weights.safetensors").unlink(), CheckpointError, "weights.safetensors: is missing"),
+        (lambda place: (place / "manifest.json").unlink(), CheckpointAccessError, "without manifest.json"),
+        (
+            lambda place: os.truncate(place / "manifest.json", 50),
+            CheckpointError,
+            "no valid JSON, perhaps half written",
+        ),
+        (lambda place: (place / "manifest.json").write_text("[1]"), CheckpointError, "expected an object with the key"),
+        (
+            lambda place: _reseal(place, lambda found: found.update(version=2)),
+            CheckpointError,
+            "expected version 1, found 2",
+        ),
+        (lambda place: _reseal(place, lambda found: found.update(format="x")), CheckpointError, "expected format"),
+        (
+            lambda place: _reseal(place, lambda found: found.update(tied={"a": "b"})),
+            CheckpointError,
+            "'a' is tied to 'b'",
+        ),
+        (lambda place: _reseal(place, lambda found: found.update(tied=3)), CheckpointError, "tied: expected names"),
+        (
+            lambda place: _reseal(place, lambda found: found["files"].pop("decompose_info.json")),  # type: ignore[attr-defined]
+            CheckpointError,
+            "expected decompose_info.json and one file of weights",
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_loads_nothing(
+    damage: Callable[[Path], object], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    _, place = _saved(tmp_path)
+    damage(place)
+    net = TwoConvs()
+    unchanged = snapshot(net)
+    with pytest.raises(error, match=message):
+        load_decomposed(net, place)
+    unchanged()
+
+
+class _Wider(TwoConvs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(128, 12)
+
+
+class _Longer(TwoConvs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Linear(3, 3)
+
+
+class _Other(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(), conv(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (
+            _Wider,
+            CheckpointError,
+            r"'head.weight': expected a tensor \(12, 128\) of float32 .* found a tensor \(10, 128\)",
+        ),
+        (_Longer, CheckpointError, "only the model has 'more.bias', 'more.weight'"),
+        (_Other, InfoFileError, "conv2.*out_channels: expected 64"),
+        (lambda: TwoConvs().half(), CheckpointError, "expected a tensor .* of float16 .* of float32"),
+        (lambda: TwoConvs().to("meta"), ModelError, "on the meta device"),
+        (
+            lambda: auto_decomposition(TwoConvs(), config=DecompositionConfig(rank=FixedRank(20)))[0],
+            InfoFileError,
+            "decomposed already, and not as the file says: expected rank 32, found 20",
+        ),
+        (lambda: nn.DataParallel(TwoConvs()), ModelError, "wrapped in DataParallel"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_told_before_anything_is_loaded(
+    build: Callable[[], nn.Module], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    _, place = _saved(tmp_path)
+    net = build()
+    unchanged = snapshot(net) if not next(net.parameters()).is_meta else lambda: None
+    with pytest.raises(error, match=message):
+        load_decomposed(net, place)
+    unchanged()
+
+
+def test_structure_and_weights_of_two_models_do_not_mix(tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    config = DecompositionConfig(rank=FixedRank(20))
+    save_decomposed(auto_decomposition(TwoConvs(), config=config)[0], tmp_path / "other")
+    (place / "decompose_info.json").write_bytes((tmp_path / "other" / "decompose_info.json").read_bytes())
+    other = json.loads((tmp_path / "other" / "manifest.json").read_text())["files"]["decompose_info.json"]
+    _reseal(place, lambda found: found["files"].update({"decompose_info.json": other}))  # type: ignore[attr-defined]
+    net = TwoConvs()
+    unchanged = snapshot(net)
+    with pytest.raises(CheckpointError, match=r"conv1.0.weight.*\(20, 64, 3, 1\).*found a tensor \(32, 64, 3, 1\)"):
+        load_decomposed(net, place)
+    unchanged()
+
+
+def test_an_interrupt_while_loading_leaves_the_model_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, place = _saved(tmp_path)
+    net = TwoConvs()
+    unchanged = snapshot(net)
+    net.head._register_load_state_dict_pre_hook(_interrupt)  # the convolutions are loaded by then
+    with pytest.raises(KeyboardInterrupt):
+        load_decomposed(net, place)
+    net.head._load_state_dict_pre_hooks.clear()
+    unchanged()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+_FILL_THE_DISK = """
+import resource, sys, torch
+from amct_pytorch.checkpoint import save_decomposed
+from amct_pytorch.errors import CheckpointAccessError
+from amct_pytorch.tensor_decompose import auto_decomposition
+from tests.models import TwoConvs
+net, _ = auto_decomposition(TwoConvs())
+if sys.argv[2] == "torch":
+    import importlib.util
+    importlib.util.find_spec = lambda name: None
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # no room for the weights
+try:
+    save_decomposed(net, sys.argv[1])
+except CheckpointAccessError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(_format: str, tmp_path: Path) -> None:  # noqa: PT019
+    pytest.importorskip("resource")
+    net, place = _saved(tmp_path)
+    program = [sys.executable, "-c", _FILL_THE_DISK, str(place), _format]
+    done = subprocess.run(program, cwd=_ROOT, capture_output=True, text=True, check=True)
+    assert f"{place}: cannot be written" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+
+
+@pytest.mark.parametrize("failing", ["fsync", "rename"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_failure_at_any_step_leaves_one_whole_checkpoint(
+    failing: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, place = _saved(tmp_path)
+    other, _ = auto_decomposition(TwoConvs())
+    old, new = net(image()), other.eval()(image())
+    holder = os if failing == "fsync" else Path
+    failed = 0
+    for step in range(100):  # fail at the first call, at the second, …
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, failing, _failing_at(step, getattr(holder, failing), error))
+            try:
+                save_decomposed(other, place)
+                break
+            except (CheckpointAccessError, KeyboardInterrupt):
+                failed += 1
+        found = load_decomposed(TwoConvs(), place)[0].eval()(image())
+        # An interrupt may come when all is done.
+        assert torch.equal(found, old) or (isinstance(error, KeyboardInterrupt) and torch.equal(found, new))
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert failed >= 2
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), new)
+
+
+def _failing_at(step: int, real: Callable[..., object], error: BaseException) -> Callable[..., object]:
+    calls = iter(range(1000))
+
+    def fail(*arguments: object) -> object:
+        if next(calls) == step:
+            raise error
+        return real(*arguments)
+
+    return fail
+
+
+_DIE_BETWEEN_THE_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from amct_pytorch.checkpoint import save_decomposed
+from amct_pytorch.tensor_decompose import auto_decomposition
+from tests.models import TwoConvs
+real = Path.rename
+def rename(*arguments):
+    real(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = rename
+save_decomposed(auto_decomposition(TwoConvs())[0], sys.argv[1])
+"""
+
+
+def test_a_process_killed_between_the_renames_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    net, place = _saved(tmp_path)
+    program = [sys.executable, "-c", _DIE_BETWEEN_THE_RENAMES, str(place)]
+    done = subprocess.run(program, cwd=_ROOT, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not place.exists()
+    assert has_checkpoint(place)
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+    save_decomposed(net, place)
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+    assert not (tmp_path / ".checkpoint.previous").exists()
+
+
+def test_what_is_no_checkpoint_is_not_replaced(tmp_path: Path) -> None:
+    net, place = _saved(tmp_path)
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"found 'notes.txt': a checkpoint would replace all of it"):
+        save_decomposed(net, place)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="found a file"):
+        save_decomposed(net, tmp_path / "file")
+    with pytest.raises(ConfigError, match="a directory of its own"):
+        save_decomposed(net, _ROOT)
+    with pytest.raises(ConfigError, match="directory must be the path"):
+        save_decomposed(net, 3)  # type: ignore[arg-type]
+    assert (place / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_cannot_be_saved_writes_nothing(tmp_path: Path) -> None:
+    net, _ = auto_decomposition(TwoConvs())
+    with pytest.raises(ModelError, match="'stem.weight' is on the meta device"):
+        save_decomposed(copy.deepcopy(net).to("meta"), tmp_path / "new")
+    with pytest.raises(ModelError, match="decompose model.module"):
+        save_decomposed(nn.DataParallel(net), tmp_path / "new")
+    net.conv1[0] = nn.Identity()  # type: ignore[index,operator]
+    with pytest.raises(LayerError, match="layer 'conv1'"):
+        save_decomposed(net, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_checkpoint_and_a_missing_library_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointAccessError, match="expected a checkpoint .*, found no directory"):
+        load_decomposed(TwoConvs(), tmp_path / "nowhere")
+    _, place = _saved(tmp_path)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    net = TwoConvs()
+    unchanged = snapshot(net)
+    with pytest.raises(MissingExtra, match=r"amct_pytorch\[safetensors\]"):
+        load_decomposed(net, place)
+    unchanged()
+
+
+def test_the_modules_load_nothing_optional() -> None:
+    program = (
+        "import sys, torch; known = set(sys.modules); import amct_pytorch.checkpoint, amct_pytorch.finetune; "
+        "print(*set(sys.modules) - known)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=True)
+    assert not {"safetensors", "matplotlib", "tqdm", "torch_npu"} & set(done.stdout.split())
