@@ -1,0 +1,136 @@
+"""The processes of a training run: one alone, or those that torchrun started, a device each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from amct_pytorch.backend import Backend
+from amct_pytorch.errors import AmctError, DeviceError
+
+# By the name of the device's backend.
+_COLLECTIVES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+# Words of theirs when another process is gone.
+_LOST = re.compile("gloo|nccl|hccl|c10d|connection|timed out|socket", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The process that this is among those of the run.
+
+    Attributes
+    ----------
+    rank, count
+        Its number, and how many there are.
+    device
+        What it trains on.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def wrapped(self, net: nn.Module) -> nn.Module:
+        """The model that averages gradients over the processes; it begins with the values of rank 0."""
+        if self.count == 1:
+            return net
+        return DistributedDataParallel(net, device_ids=None if self.device.type == "cpu" else [self.device.index])
+
+    def share_values(self, net: nn.Module, *, buffers_only: bool = False) -> None:
+        """Give every process the values of rank 0."""
+        if self.count > 1:
+            tensors = list(net.buffers()) if buffers_only else [*net.parameters(), *net.buffers()]
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, what: str, found: object) -> None:
+        """Check that every process found the same.
+
+        Raises
+        ------
+        DeviceError
+            They did not.
+        """
+        if self.count == 1:
+            return
+        everywhere: list[object] = [None] * self.count
+        dist.all_gather_object(everywhere, found)
+        if any(other != everywhere[0] for other in everywhere):
+            raise DeviceError(f"{what} differs between the ranks: {everywhere}")
+
+
+@contextlib.contextmanager
+def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processes]:
+    """Join the process group where torchrun's environment says so.
+
+    Parameters
+    ----------
+    index
+        Number of the device of a process alone; under torchrun each has that of its LOCAL_RANK.
+    timeout
+        Seconds that one process waits for another, at the beginning and ever after.
+
+    Raises
+    ------
+    DeviceError
+        The others cannot be reached.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0")) if count > 1 else index
+    device = backend.device(local) if backend.name != "cpu" else torch.device("cpu")
+    if device.type != "cpu":
+        torch.get_device_module(device).set_device(device)
+    if count == 1:
+        yield Processes(0, 1, device)
+        return
+    name = _COLLECTIVES.get(backend.name) or dist.get_default_backend_for_device(device)
+    try:
+        dist.init_process_group(name, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:  # of which torch's own are subclasses
+        where = ":".join(os.environ.get(key, f"${key}") for key in ("MASTER_ADDR", "MASTER_PORT"))
+        raise DeviceError(
+            f"rank {os.environ.get('RANK')} of {count} did not meet the others at {where} within {timeout:.0f} s with "
+            f"{name}: start all of them, and check address, port and firewall ({error})"
+        ) from error
+    try:
+        yield Processes(dist.get_rank(), count, device)
+    except RuntimeError as error:
+        if isinstance(error, AmctError) or not _LOST.search(str(error)):
+            raise
+        raise DeviceError(
+            f"rank {os.environ.get('RANK')} of {count} lost another, which failed, was killed, or did not answer for "
+            f"{timeout:.0f} s: see what that said, then start all with --resume ({error})"
+        ) from error
+    # Not after an error, when the others may never come to it: the process ends and takes its connections along.
+    dist.destroy_process_group()
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 of a state dict: the same for the same names and bits."""
+    total = hashlib.sha256()
+    for key, value in state.items():
+        total.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

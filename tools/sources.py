@@ -1,0 +1,83 @@
+"""Where a model and its data come from: functions that the user names, or the shipped digits."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from amct_pytorch.errors import ConfigError, InputsError, ModelError
+
+_DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
+Datasets = tuple[Dataset[Any], Dataset[Any]]
+
+
+def digits_model() -> nn.Module:
+    """The shipped digits network."""
+    sys.path.insert(0, str(_DIGITS))
+    from net import load_pretrained
+
+    return load_pretrained()
+
+
+def digits_data() -> Datasets:
+    """Its images and labels, for training and for the test."""
+    sys.path.insert(0, str(_DIGITS))
+    from data import load_digits_tensors
+
+    images, labels, test_images, test_labels = load_digits_tensors()
+    return TensorDataset(images, labels), TensorDataset(test_images, test_labels)
+
+
+def named_function(name: str) -> Any:
+    """What ``module:function`` names.
+
+    Raises
+    ------
+    ConfigError
+        There is no such thing, or it is no function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ConfigError(f"expected module:function, found {name!r}")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name and not module_name.startswith(f"{error.name}."):
+            raise  # one that the user's module imports
+        raise ConfigError(f"{name!r}: there is no module {error.name!r} in {folder} or installed") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = "no such name" if function is None else f"{type(function).__name__}"
+        raise ConfigError(f"{name!r}: expected a function in {module.__file__}, found {found}")
+    return function
+
+
+def pretrained(name: str | None) -> nn.Module:
+    """The user's model, or the digits network."""
+    model = named_function(name)() if name else digits_model()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"--model {name}: expected it to return a torch.nn.Module, found {type(model).__name__}")
+    return model
+
+
+def datasets(name: str | None) -> Datasets:
+    """The user's data sets, or the digits."""
+    found = named_function(name)() if name else digits_data()
+    if not (isinstance(found, tuple | list) and len(found) == 2 and all(map(_is_dataset, found))):
+        raise InputsError(
+            f"--data {name}: expected it to return two data sets with a length and items (input, label), for training "
+            f"and for the test, neither of them empty, found {found!r}"
+        )
+    return cast(Datasets, tuple(found))
+
+
+def _is_dataset(found: object) -> bool:
+    return hasattr(found, "__getitem__") and hasattr(found, "__len__") and len(found) > 0

@@ -1,0 +1,262 @@
+"""The loop of a fine-tuning run, which can be killed at any moment and goes on from the last epoch to the same end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler, Subset
+
+from amct_pytorch.finetune import Distillation, parameter_groups
+
+from process_group import Processes, digest
+
+_LOOK_EVERY = 10  # steps: to read a loss waits for the device
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides where a run ends: the same settings on the same device end with the same weights."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    clip: float
+    seed: int
+    autocast: str | None
+    distill: bool
+    temperature: float
+    logits_weight: float
+    responses_weight: float
+    freeze_others: bool
+    processes: int
+    decomposition: str
+    """Where layers and ranks come from."""
+
+
+class Diverged(Exception):
+    """A loss or a weight is not finite."""
+
+
+class Trainer:
+    """One process's part of a run.
+
+    Parameters
+    ----------
+    original, net
+        Both on the device.
+    train, test
+        Data sets of (input, label).
+    workers
+        Processes that load data.
+    show
+        Whether to draw a bar.
+    """
+
+    def __init__(
+        self,
+        original: nn.Module,
+        net: nn.Module,
+        train: Dataset[Any],
+        test: Dataset[Any],
+        settings: Settings,
+        processes: Processes,
+        *,
+        workers: int,
+        show: bool,
+    ) -> None:
+        self.original, self.net, self.settings, self.processes = original, net, settings, processes
+        self._train, self._test, self._workers, self._show = train, test, workers, show
+        self.device = processes.device
+        self._dtype: torch.dtype | None = getattr(torch, settings.autocast) if settings.autocast else None
+        groups = parameter_groups(net)
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        self._steps = len(self._loader(1))
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, settings.epochs * self._steps)
+        # Gradients in half precision vanish below 6e-8: the loss is scaled up. bfloat16 has float32's range.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
+        self._wrapped = processes.wrapped(net)
+        self.rows: list[Row] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.rows) - 1
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epochs depend on beside the model: generators are seeded anew for each."""
+        return {
+            "settings": vars(self.settings),
+            "rows": self.rows,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rows = list(state["rows"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+
+    def begin(self) -> None:
+        """Row 0: what original and decomposed model get right before training."""
+        original, accuracy = self.accuracy(self.original), self.accuracy(self.net)
+        self.rows = [{"epoch": 0, "accuracy": accuracy, "original": original}]
+
+    def run(self, after_epoch: Callable[[], None]) -> None:
+        """Train until the last epoch is done.
+
+        Raises
+        ------
+        Diverged
+            A loss or a weight is not finite; what `after_epoch` wrote last is of the epoch before.
+        """
+        settings = self.settings
+        with contextlib.ExitStack() as stack:
+            teacher = None
+            if settings.distill:
+                teacher = Distillation(
+                    self.original,
+                    self.net,
+                    temperature=settings.temperature,
+                    logits=settings.logits_weight,
+                    responses=settings.responses_weight,
+                )
+                stack.enter_context(teacher)
+            while self.epoch < settings.epochs:
+                begin = time.perf_counter()
+                losses = self._train_epoch(self.epoch + 1, teacher)
+                # Running statistics are each rank's own.
+                self.processes.share_values(self.net, buffers_only=True)
+                self._check_finite()
+                self.processes.agree("the model's state", digest(self.net.state_dict()))
+                accuracy = self.accuracy(self.net)
+                self.rows.append(
+                    {
+                        "epoch": self.epoch + 1,
+                        **losses,
+                        "accuracy": accuracy,
+                        "original": self.rows[0]["original"],
+                        "learning_rate": float(self._schedule.get_last_lr()[0]),
+                        "seconds": time.perf_counter() - begin,
+                    }
+                )
+                after_epoch()
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Percentage of the test set's labels that the model gets right, in eval mode."""
+        processes, size = self.processes, len(self._test)  # type: ignore[arg-type]  # sized, as was checked
+        own = Subset(self._test, range(processes.rank, size, processes.count))
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        right = total = 0
+        try:
+            with torch.no_grad(), self._autocast():
+                for inputs, labels in DataLoader(own, self.settings.batch_size, num_workers=self._workers):
+                    hits = model(inputs.to(self.device)).argmax(dim=1) == labels.to(self.device)
+                    right, total = right + int(hits.sum()), total + hits.numel()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        counts: list[int] = processes.sum(torch.tensor([right, total], device=self.device)).tolist()
+        return 100 * counts[0] / counts[1]
+
+    def _loader(self, epoch: int) -> DataLoader[Any]:
+        """The training data in the order of this epoch, this process's share of it."""
+        seed, processes = self.settings.seed, self.processes
+        sampler: Sampler[int]
+        if processes.count > 1:
+            shards: DistributedSampler[Any] = DistributedSampler(
+                self._train, processes.count, processes.rank, seed=seed
+            )
+            shards.set_epoch(epoch)
+            sampler = shards
+        else:
+            sampler = RandomSampler(self._train, generator=torch.Generator().manual_seed(seed + epoch))  # type: ignore[arg-type]
+        return DataLoader(
+            self._train,
+            self.settings.batch_size,
+            sampler=sampler,
+            num_workers=self._workers,
+            generator=torch.Generator().manual_seed(seed + epoch),
+        )
+
+    def _train_epoch(self, epoch: int, teacher: Distillation | None) -> Row:
+        """Mean losses of one pass over the training data."""
+        _seed(self.settings.seed, epoch, self.processes.rank)
+        self.net.train()
+        names = ["loss", "task"] + ([] if teacher is None else teacher.terms)
+        sums = torch.zeros(len(names), device=self.device)
+        with _bar(self._loader(epoch), f"epoch {epoch}/{self.settings.epochs}", self._show) as batches:
+            for step, (inputs, labels) in enumerate(batches, 1):
+                sums += self._step(inputs.to(self.device), labels.to(self.device), teacher)
+                if step % _LOOK_EVERY == 0 or step == self._steps:
+                    self._check_loss(sums[0].item() / step, epoch, step)
+        return dict(zip(names, (self.processes.sum(sums) / (self._steps * self.processes.count)).tolist(), strict=True))
+
+    def _step(self, inputs: Tensor, labels: Tensor, teacher: Distillation | None) -> Tensor:
+        """Learn from one batch; the loss, and its parts."""
+        with self._autocast():
+            outputs = self._wrapped(inputs)
+            task = nn.functional.cross_entropy(outputs, labels)
+            loss = task if teacher is None else task + teacher.loss(outputs)
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        with warnings.catch_warnings():
+            # The scaler leaves out steps whose gradients overflow, which the schedule wonders at.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self._schedule.step()
+        parts = [] if teacher is None else [teacher.parts[name] for name in teacher.terms]
+        return torch.stack([item.detach().float() for item in (loss, task, *parts)])
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=self._dtype) if self._dtype else contextlib.nullcontext()
+
+    def _check_loss(self, loss: float, epoch: int, step: int) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(f"epoch {epoch}, step {step} of {self._steps}: the loss is {loss}: {_ADVICE}")
+
+    def _check_finite(self) -> None:
+        for name, value in self.net.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise Diverged(f"epoch {self.epoch + 1}: {name!r} is not finite after it: {_ADVICE}")
+
+
+_ADVICE = "use a smaller --lr or --clip, bfloat16 in place of float16, and look for NaN in the data"
+
+
+def _seed(*numbers: int) -> None:
+    """Seed what models and data draw from, so that an epoch does not depend on those before it."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # data sets draw from it
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _bar(batches: DataLoader[Any], called: str, show: bool) -> Iterator[Sequence[Any] | DataLoader[Any]]:
+    if not show:
+        yield batches
+        return
+    from tqdm import tqdm
+
+    with tqdm(batches, desc=called, unit="batch", leave=False) as bar:
+        yield bar
