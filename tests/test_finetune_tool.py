@@ -142,8 +142,6 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits(folder:
     assert {path.name for path in (folder / "killed").iterdir()} == {"checkpoint", "curves.csv", "curves.png"}
     assert "are decomposed" not in resumed.stdout  # not anew
     assert "1 of 2 Conv2d are decomposed" in (folder / "killed" / "checkpoint" / "plan.txt").read_text()
-        "──"
-    )
 
 
 def test_online_and_offline_runs_have_the_same_losses(folder: Path) -> None:

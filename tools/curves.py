@@ -33,7 +33,7 @@ def read_csv(folder: Path) -> list[dict[str, float]]:
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Draw accuracy and loss against the epoch, a line a run.
+    """Draw test error and loss against the epoch, a line a run.
 
     Raises
     ------
@@ -47,11 +47,12 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, rows in runs.items():
-        left.plot([row["epoch"] for row in rows], [row["accuracy"] for row in rows], marker=".", label=name)
+        left.plot([row["epoch"] for row in rows], [100 - row["accuracy"] for row in rows], marker=".", label=name)
         trained = [row for row in rows if "task" in row]
         right.plot([row["epoch"] for row in trained], [row["task"] for row in trained], marker=".", label=name)
-    left.axhline(next(iter(runs.values()))[0]["original"], color="grey", linestyle="--", label="original")
-    left.set(xlabel="epoch", ylabel="test accuracy / %")
+    left.axhline(100 - next(iter(runs.values()))[0]["original"], color="grey", linestyle="--", label="original")
+    left.set(xlabel="epoch", ylabel="test error / %", ylim=(0, 100))
+    left.set_yscale("symlog", linthresh=0.5)  # near 0 it is linear, as an error may be 0
     right.set(xlabel="epoch", ylabel="training loss on the labels", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -200,13 +200,15 @@ class Trainer:
         _seed(self.settings.seed, epoch, self.processes.rank)
         self.net.train()
         names = ["loss", "task"] + ([] if teacher is None else teacher.terms)
-        sums = torch.zeros(len(names), device=self.device)
+        sums = torch.zeros(len(names) + 1, device=self.device)  # and the samples
         with _bar(self._loader(epoch), f"epoch {epoch}/{self.settings.epochs}", self._show) as batches:
             for step, (inputs, labels) in enumerate(batches, 1):
-                sums += self._step(inputs.to(self.device), labels.to(self.device), teacher)
+                losses = self._step(inputs.to(self.device), labels.to(self.device), teacher)
+                sums += len(inputs) * torch.cat([losses, losses.new_ones(1)])
                 if step % _LOOK_EVERY == 0 or step == self._steps:
-                    self._check_loss(sums[0].item() / step, epoch, step)
-        return dict(zip(names, (self.processes.sum(sums) / (self._steps * self.processes.count)).tolist(), strict=True))
+                    self._check_loss(float(sums[0] / sums[-1]), epoch, step)
+        *totals, samples = self.processes.sum(sums).tolist()
+        return {name: total / samples for name, total in zip(names, totals, strict=True)}
 
     def _step(self, inputs: Tensor, labels: Tensor, teacher: Distillation | None) -> Tensor:
         """Learn from one batch; the loss, and its parts."""
