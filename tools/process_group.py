@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,8 +109,9 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
         return
     name = _COLLECTIVES.get(backend.name) or dist.get_default_backend_for_device(device)
     try:
+        _reach_rank_0(timeout)
         dist.init_process_group(name, timeout=timedelta(seconds=timeout))
-    except (RuntimeError, ValueError) as error:  # of which torch's own are subclasses
+    except (RuntimeError, ValueError, OSError) as error:  # of which torch's own are subclasses
         where = ":".join(os.environ.get(key, f"${key}") for key in ("MASTER_ADDR", "MASTER_PORT"))
         raise DeviceError(
             f"rank {os.environ.get('RANK')} of {count} did not meet the others at {where} within {timeout:.0f} s with "
@@ -125,6 +128,22 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
         ) from error
     # Not after an error, when the others may never come to it: the process ends and takes its connections along.
     dist.destroy_process_group()
+
+
+def _reach_rank_0(timeout: float) -> None:
+    """Wait until something listens where rank 0 is to be: torch would take a timeout for each kind of address."""
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if os.environ.get("RANK") == "0" or not address or not port:
+        return  # torch says what is missing
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((address, int(port)), max(end - time.monotonic(), 0.1)).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.2)
 
 
 def digest(state: Mapping[str, Any]) -> str:
