@@ -24,7 +24,7 @@ from amct_pytorch.errors import AmctError, DeviceError
 # By the name of the device's backend.
 _COLLECTIVES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
 # Words of theirs when another process is gone.
-_LOST = re.compile("gloo|nccl|hccl|c10d|connection|timed out|socket", re.IGNORECASE)
+_LOST = re.compile("gloo|nccl|hccl|c10d|connection|timed out|timeout|socket", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
