@@ -176,6 +176,8 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "InfoFileError": ValueError,
         "InfoFileAccessError": OSError,
         "InfoFileNotFound": FileNotFoundError,
+        "CheckpointError": ValueError,
+        "CheckpointAccessError": OSError,
         "MissingExtra": ImportError,
         "BackendUnavailable": RuntimeError,
         "DeviceError": RuntimeError,

@@ -176,7 +176,7 @@ def test_outputs_that_are_no_logits_are_told_and_can_be_taken_apart() -> None:
         with pytest.raises(InputsError, match="expected logits .* found dict: give logits_of"):
             distillation.loss(outputs)
     with Distillation(original, net, logits_of=lambda found: found["scores"]) as distillation:
-        assert float(distillation.loss(net(image()))) > 0
+        assert distillation.loss(net(image())).item() > 0
     with Distillation(original, net, logits=0) as distillation:
         distillation.loss(net(image()))
         assert list(distillation.parts) == distillation.terms == ["responses"]

@@ -125,6 +125,7 @@ def _done_epochs(output: Path) -> int:
         return -1
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits(folder: Path) -> None:
     _run(folder, *_options("whole", "--distill"))
     (folder / "slow").touch()
