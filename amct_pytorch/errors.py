@@ -16,7 +16,8 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── BackendUnavailable (RuntimeError)    there is no such device here
     ├── DeviceError (RuntimeError)           the device cannot do what is asked of it
     ├── ExportError (RuntimeError)           the model cannot be exported
-    └── ExportAccessError (OSError)          what was exported cannot be written
+    ├── ExportAccessError (OSError)          what was exported cannot be written
+    └── RankFailed (RuntimeError)            another process of the group failed, or is gone
 
     AmctWarning (UserWarning)                worth knowing, but the result is right
 """
@@ -90,6 +91,10 @@ class ExportError(AmctError, RuntimeError):
 
 class ExportAccessError(AmctError, OSError):
     """What was exported cannot be written where it was asked for."""
+
+
+class RankFailed(AmctError, RuntimeError):
+    """Another rank of the process group has failed, with its message, or is gone. Nothing was changed here either."""
 
 
 class AmctWarning(UserWarning):

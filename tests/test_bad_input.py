@@ -181,6 +181,7 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "MissingExtra": ImportError,
         "BackendUnavailable": RuntimeError,
         "DeviceError": RuntimeError,
+        "RankFailed": RuntimeError,
         "ExportError": RuntimeError,
         "ExportAccessError": OSError,
     }

@@ -21,6 +21,7 @@ from .progress import Report, reporting
 from .rebuild import rebuilt, untied
 from .surgery import replaced
 from .survey import check_model, rows_of, slots, survey
+from .team import Team, team
 
 
 def auto_decomposition(
@@ -31,6 +32,7 @@ def auto_decomposition(
     calibration: Calibration | None = None,
     example_inputs: object = None,
     progress: bool | Report = False,
+    distributed: bool = True,
 ) -> tuple[nn.Module, dict[str, list[str]]]:
     """Decompose the convolutions of a pretrained model that are worth it, in place.
 
@@ -50,6 +52,8 @@ def auto_decomposition(
         As in `plan_decomposition`.
     progress
         True draws a bar; a function is called with (done, total, layer name).
+    distributed
+        As in `plan_decomposition`. The first rank alone writes the file.
 
     Returns
     -------
@@ -65,9 +69,10 @@ def auto_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
-    if decompose_info_path is not None:
-        check_writable(decompose_info_path)
-    plan = plan_decomposition(model, config, calibration=calibration, example_inputs=example_inputs, progress=progress)
+    with team(distributed) as ranks:
+        if decompose_info_path is not None and ranks.rank == 0:
+            check_writable(decompose_info_path)
+        plan = _plan(ranks, model, config, calibration, example_inputs, progress)
     return plan.apply(model, decompose_info_path)
 
 
@@ -78,6 +83,7 @@ def plan_decomposition(
     calibration: Calibration | None = None,
     example_inputs: object = None,
     progress: bool | Report = False,
+    distributed: bool = True,
 ) -> DecompositionPlan:
     """Say what a decomposition would do to a model, without changing it.
 
@@ -96,6 +102,11 @@ def plan_decomposition(
     progress
         True draws a bar; a function is called with (done, total, layer name), and with calibration also before
         each batch of the first pass, as (0, total, "batch 3").
+    distributed
+        Where torch.distributed is initialised, every rank of the default process group must call this with the
+        same model. They share the layers out among them and end with the same plan to the last bit; calibration
+        batches may differ, and those of all ranks count. A rank that fails fails all. With False each rank
+        works by itself.
 
     Returns
     -------
@@ -107,6 +118,18 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
+    with team(distributed) as ranks:
+        return _plan(ranks, model, config, calibration, example_inputs, progress)
+
+
+def _plan(
+    ranks: Team,
+    model: nn.Module,
+    config: DecompositionConfig | None,
+    calibration: Calibration | None,
+    example_inputs: object,
+    progress: bool | Report,
+) -> DecompositionPlan:
     check_model(model)
     if config is None:
         config = DecompositionConfig()
@@ -122,7 +145,7 @@ def plan_decomposition(
     for text in check_keys_name_layers(config, known):
         warn_user(text)
     with reporting(progress, "decompose") as report:
-        return make_plan(model, layers, config, calibration, example_inputs, report)
+        return make_plan(model, layers, config, calibration, example_inputs, report, ranks)
 
 
 def decompose_network(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,14 @@ from .moments import (
 )
 from .progress import Report
 from .surgery import build_row, parameters_like
+from .team import Team
 
 # Of an iterable that does not tell its length: a usual number of batches.
 _USUAL_BATCHES = 8
 # With fewer samples for an unknown than this the fit is mostly guesswork.
 _FEW_SAMPLES = 2
+
+Result = TypeVar("Result")
 
 FitAll = Callable[[Callable[[int], Fitted]], list[Fitted]]
 """Gives what a function gives for the index of every job, several at a time."""
@@ -52,7 +55,7 @@ def rows_for(
     return rows
 
 
-def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report) -> list[Fitted]:
+def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report, team: Team) -> list[Fitted]:
     """Factors for every job, fitted to the calibration data.
 
     Parameters
@@ -63,6 +66,8 @@ def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report
         How to go through jobs that do not depend on one another.
     report
         Told (done, total, layer name) as layers are fitted, and of batches meanwhile.
+    team
+        The ranks whose batches count, each with its own.
 
     Raises
     ------
@@ -75,15 +80,20 @@ def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report
             if number is not None and not bool(torch.isfinite(cast(Tensor, module.bias)).all()):
                 raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
     if runs.calibration.mode == "reconstruct":
-        fitted = _layer_after_layer(runs, jobs, biases, report)
+        fitted = _layer_after_layer(runs, jobs, biases, report, team)
     else:
-        fitted = _all_at_once(runs, jobs, biases, fit_all, report)
+        fitted = _all_at_once(runs, jobs, biases, fit_all, report, team)
     _warn(runs, jobs, fitted)
     return fitted
 
 
 def _all_at_once(
-    runs: Runs, jobs: Sequence[Job], biases: Sequence[Sequence[int | None]], fit_all: FitAll, report: Report
+    runs: Runs,
+    jobs: Sequence[Job],
+    biases: Sequence[Sequence[int | None]],
+    fit_all: FitAll,
+    report: Report,
+    team: Team,
 ) -> list[Fitted]:
     modes, notes = _affordable(jobs, runs.calibration)
     sums = [MomentSums(offsets_of(job) if mode == "whiten" else None) for job, mode in zip(jobs, modes, strict=True)]
@@ -102,6 +112,8 @@ def _all_at_once(
 
     with acting({watch.module: watch.looking_on for watch in watches}):
         runs.fitting_pass(begin)
+    for total in sums:
+        total.pool(team)
 
     def fit_one(index: int) -> Fitted:
         if not sums[index].samples:
@@ -112,7 +124,7 @@ def _all_at_once(
 
 
 def _layer_after_layer(
-    runs: Runs, jobs: Sequence[Job], biases: Sequence[Sequence[int | None]], report: Report
+    runs: Runs, jobs: Sequence[Job], biases: Sequence[Sequence[int | None]], report: Report, team: Team
 ) -> list[Fitted]:
     modes, notes = _affordable(jobs, runs.calibration)
     batches = runs.count() or _USUAL_BATCHES
@@ -123,20 +135,32 @@ def _layer_after_layer(
         ]
         for job, mode, numbers in zip(jobs, modes, biases, strict=True)
     ]
-    order = _record_targets(runs, watches, lambda index: report(0, len(jobs), f"batch {index}"))
-    with exact_matmul():
-        fitted = {index: Fitted.unfitted(job, _IDLE) for index, job in enumerate(jobs) if index not in order}
+    own_order = _record_targets(runs, watches, lambda index: report(0, len(jobs), f"batch {index}"))
+    order = list(dict.fromkeys(index for orders in team.gather(own_order) for index in orders))
+
+    def on_first_rank(function: Callable[[], Result]) -> Result:
+        """What one rank computes for all, as others may round in another way."""
+        with exact_matmul():
+            own = function() if team.rank == 0 else None
+        return cast(Result, team.gather(own)[0])
+
+    idle = [index for index in range(len(jobs)) if index not in order]
+    unfitted = on_first_rank(lambda: [Fitted.unfitted(jobs[index], _IDLE) for index in idle])
+    fitted = dict(zip(idle, unfitted, strict=True))
     rows: dict[nn.Module, Forward] = {}
     for index in order:
         job = jobs[index]
         sums = MomentSums(offsets_of(job) if modes[index] == "whiten" else None)
         _see_inputs(runs, watches[index], sums, rows)
         watches[index].clear()  # it holds many responses
-        with exact_matmul():
-            if sums.samples:
-                fitted[index] = fit(job, sums, biases[index], modes[index], notes[index])
-            else:  # with layers before it decomposed, nothing comes here any more
-                fitted[index] = Fitted.unfitted(job, _IDLE)
+        sums.pool(team)
+
+        def found(index: int = index, sums: MomentSums = sums) -> Fitted:
+            if not sums.samples:  # with layers before it decomposed, nothing comes here any more
+                return Fitted.unfitted(jobs[index], _IDLE)
+            return fit(jobs[index], sums, biases[index], modes[index], notes[index])
+
+        fitted[index] = on_first_rank(found)
         if job.gains(fitted[index].factors.rank):
             rows.update(rows_for(job, fitted[index].factors, fitted[index].biases))
         report(len(fitted), len(jobs), job.name)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from .conv import ConvSpec, Pair
 from .fitting import Moments
 from .linalg import exact_matmul
+from .team import Team
 
 _ROWS_AT_ONCE = 4096
 _ROWS_OF_A_BLOCK = 8192
@@ -121,6 +122,31 @@ class _Sums:
             self.second = _plus(self.second, self.block, 1)
             self.block, self.rows_of_block = None, 0
 
+    def pool(self, team: Team) -> None:
+        """Add up what every rank has summed."""
+        self.flush()
+        shapes = {name: None if tensor is None else tensor.shape for name, tensor in self._tensors().items()}
+        weights = {intercept: weight for intercept, (weight, _, _) in self.by_intercept.items()}
+        told = team.gather((self.weight, self.energy, shapes, weights))
+        self.weight, self.energy = (sum(numbers) for numbers in list(zip(*told, strict=True))[:2])
+        shape_of = {name: shape for _, _, found, _ in told for name, shape in found.items() if shape is not None}
+        own = self._tensors()
+        pooled: dict[str, Tensor] = {}
+        for name in sorted(shape_of):
+            tensor = own.get(name)
+            pooled[name] = team.sum(torch.zeros(shape_of[name], dtype=torch.float64) if tensor is None else tensor)
+        self.second, self.cross = pooled.get("second"), pooled.get("cross")
+        for intercept in sorted({intercept for *_, found in told for intercept in found}):
+            weight = sum(found.get(intercept, 0.0) for *_, found in told)
+            sums = pooled[f"patches {intercept}"], pooled.get(f"targets {intercept}")
+            self.by_intercept[intercept] = (weight, *sums)
+
+    def _tensors(self) -> dict[str, Tensor | None]:
+        tensors = {"second": self.second, "cross": self.cross}
+        for intercept, (_, patches, targets) in self.by_intercept.items():
+            tensors |= {f"patches {intercept}": patches, f"targets {intercept}": targets}
+        return tensors
+
 
 @dataclass
 class MomentSums:
@@ -187,6 +213,13 @@ class MomentSums:
             patch_sum = _plus(patch_sum, patches.sum(0), scale)
             target_sum = None if targets is None else _plus(target_sum, targets.sum(0), scale)
             half.by_intercept[intercept] = (weight + scale * len(patches), patch_sum, target_sum)
+
+    def pool(self, team: Team) -> None:
+        """Add up what every rank has summed."""
+        if team.size > 1:
+            self.samples = sum(team.gather(self.samples))
+            for half in self._halves:
+                half.pool(team)
 
     def means(self) -> dict[int, tuple[Tensor, Tensor | None]]:
         """By intercept the means of the patches (D,) and of the targets (out,)."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 
 from .calibration import Forward, Runs, acting
 from .moments import responses_at, sample_positions
+from .team import Team
 
 # Of each response of the original that is compared with one of the decomposed network, so many positions are kept.
 _POSITIONS_KEPT = 4096
@@ -65,8 +68,13 @@ class Outcome:
         return f"{text}."
 
 
-def judge(runs: Runs, jobs: Sequence[Replaced]) -> tuple[Outcome, list[tuple[float, float] | None]]:
+def judge(runs: Runs, jobs: Sequence[Replaced], team: Team) -> tuple[Outcome, list[tuple[float, float] | None]]:
     """Compare the model with its layers replaced to the model as it is.
+
+    Parameters
+    ----------
+    team
+        The ranks whose batches count, each with its own.
 
     Returns
     -------
@@ -115,15 +123,27 @@ def judge(runs: Runs, jobs: Sequence[Replaced]) -> tuple[Outcome, list[tuple[flo
             outputs.add(original, _detached(runs.outputs(index)))
         with acting(plain):
             plain_outputs.add(original, _detached(runs.outputs(index)))
+    every = team.gather((tallies, [outputs, plain_outputs], len(runs.judged), bool(runs.held_back)))
+    tallies = [_total(same) for same in zip(*(told[0] for told in every), strict=True)]
+    outputs, plain_outputs = (_total(same) for same in zip(*(told[1] for told in every), strict=True))
     outcome = Outcome(
         outputs.error,
         outputs.agreement,
         plain_outputs.error,
         plain_outputs.agreement,
-        len(runs.judged),
-        bool(runs.held_back),
+        sum(told[2] for told in every),
+        all(told[3] for told in every),
     )
     return outcome, [tally.errors for tally in tallies]
+
+
+Sums = TypeVar("Sums", "_Tally", "_OutputTally")
+
+
+def _total(tallies: Sequence[Sums]) -> Sums:
+    """The sum of tallies, number by number."""
+    kind = type(tallies[0])
+    return kind(*(sum(numbers) for numbers in zip(*map(dataclasses.astuple, tallies), strict=True)))
 
 
 @dataclass

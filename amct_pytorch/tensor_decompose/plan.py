@@ -20,6 +20,7 @@ from .infofile import Entry, dump, entries_of_rows
 from .outcome import Outcome
 from .surgery import Replacement, build_row, parameters_like, replaced
 from .survey import check_model, rows_of, slots, survey
+from .team import Team, team
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,15 @@ class DecompositionPlan:
         Number of parameters of the whole model before and after.
     outcome
         With calibration, what the decomposed model's outputs are like; else None.
+    together
+        Whether several ranks of a process group made it, and are to apply it, together.
     """
 
     layers: tuple[LayerPlan, ...]
     parameters: int
     parameters_after: int
     outcome: Outcome | None = None
+    together: bool = False
 
     def __str__(self) -> str:
         if not self.layers:
@@ -118,6 +122,8 @@ class DecompositionPlan:
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None = None
     ) -> tuple[nn.Module, dict[str, list[str]]]:
         """Decompose the model in place as planned.
+
+        Ranks that made the plan together apply it together; the first alone writes the file.
 
         Parameters
         ----------
@@ -140,20 +146,32 @@ class DecompositionPlan:
             It is not the model that the plan was made from.
         InfoFileAccessError
             The file cannot be written. After any error model and file are as they were.
+        RankFailed
+            Another rank of those that made the plan has failed.
         """
+        with team(self.together) as ranks:
+            return self._apply(model, decompose_info_path, ranks)
+
+    def _apply(
+        self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None, ranks: Team
+    ) -> tuple[nn.Module, dict[str, list[str]]]:
         check_model(model)
-        if decompose_info_path is not None:
+        if decompose_info_path is not None and ranks.rank == 0:
             check_writable(decompose_info_path)
         replacements = self._replacements(model)
         if decompose_info_path is None:
             with replaced(model, replacements) as result:
-                return result
+                ranks.gather(None)  # what fails on one rank is undone on all
+            return result
         planned = [entry for layer in self.layers if layer.decompose for entry in layer.entries]
         entries = {entry.name: entry for entry in [*planned, *entries_of_rows(rows_of(model))]}
         text = dump([entries[name] for name in ["", *slots(model)] if name in entries])
         with replaced(model, replacements) as result:
-            write_text(decompose_info_path, text)
-        sync_folder_of(decompose_info_path)
+            if ranks.rank == 0:
+                write_text(decompose_info_path, text)
+            ranks.gather(None)
+        if ranks.rank == 0:
+            sync_folder_of(decompose_info_path)
         return result
 
     def _replacements(self, model: nn.Module) -> list[Replacement]:

@@ -25,6 +25,7 @@ from .plan import DecompositionPlan, LayerPlan, fingerprint
 from .probe import Calls, input_sizes
 from .progress import Report
 from .survey import Found
+from .team import Team
 from .workers import run_all
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
@@ -52,6 +53,7 @@ def make_plan(
     calibration: Calibration | None,
     example_inputs: object,
     report: Report,
+    team: Team,
 ) -> DecompositionPlan:
     """The plan for a model.
 
@@ -65,6 +67,8 @@ def make_plan(
         Inputs to count MACs on, or None.
     report
         Told (done, total, layer name) as weights are factored.
+    team
+        The ranks that make the same plan, each a share of it.
 
     Raises
     ------
@@ -78,6 +82,7 @@ def make_plan(
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in layers])
     jobs = _jobs(verdicts)
     _check_weights(jobs)
+    _check_same_on_all_ranks(jobs, team)
     with_geometry = [layer for layer in layers if layer.conv is not None]
     calls: dict[tuple[str, ...], Calls] = {}
     if example_inputs is not None:
@@ -86,10 +91,10 @@ def make_plan(
     rows = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
     outcome = None
     if calibration is None or not jobs:
-        for job, factors in zip(jobs, _factorise_all(jobs, report), strict=True):
+        for job, factors in zip(jobs, _factorise_all(jobs, report, team), strict=True):
             rows.update((layer.names, _planned(layer, job, factors)) for layer in job.layers)
     else:
-        calibrated, outcome = _fit_all(model, jobs, calibration, report)
+        calibrated, outcome = _fit_all(model, jobs, calibration, report, team)
         rows.update((layer.names, plan) for layer, plan in calibrated)
     plans = tuple(_with_macs(rows[layer.names], calls.get(layer.names)) for layer in layers)
     parameters = sum(parameter.numel() for parameter in model.parameters() if not _is_lazy(parameter))
@@ -98,7 +103,7 @@ def make_plan(
         for job in jobs
         if rows[job.layers[0].names].decompose
     )
-    return DecompositionPlan(plans, parameters, parameters - saved, outcome)
+    return DecompositionPlan(plans, parameters, parameters - saved, outcome, together=team.size > 1)
 
 
 def _verdict(layer: Found, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -164,47 +169,73 @@ def _is_finite(weight: torch.Tensor) -> bool:
     return bool(torch.isfinite(least) & torch.isfinite(most))
 
 
-def _factorise_all(jobs: Sequence[Job], report: Report) -> list[Factors]:
+def _check_same_on_all_ranks(jobs: Sequence[Job], team: Team) -> None:
+    """Check that every rank has the same weights to factor, by the same settings.
+
+    Raises
+    ------
+    LayerError
+        One has not; it is raised on all.
+    """
+    if team.size == 1:
+        return
+    own = {job.name: (repr(job.settings), fingerprint(job.modules[0], with_bias=True)) for job in jobs}
+    for rank, other in enumerate(team.gather(own)):
+        for name in [*own, *other]:
+            if own.get(name) != other.get(name):
+                raise LayerError(
+                    f"layer {name!r} is not to be decomposed alike on rank {rank} and rank {team.rank} of the process "
+                    "group: give every rank the same model with the same weights and the same config, or decompose "
+                    "on each by itself with distributed=False"
+                )
+
+
+def _factorise_all(jobs: Sequence[Job], report: Report, team: Team) -> list[Factors]:
     with _one_at_a_time:
-        return _side_by_side(lambda index: jobs[index].factorise(jobs[index].settings), jobs, report)
+        return _shared_out(lambda index: jobs[index].factorise(jobs[index].settings), jobs, report, team)
 
 
 Result = TypeVar("Result")
 
 
-def _side_by_side(function: Callable[[int], Result], jobs: Sequence[Job], report: Report) -> list[Result]:
-    """What a function that spends its time in eigendecompositions gives for the index of every job."""
-    finished = 0
+def _shared_out(function: Callable[[int], Result], jobs: Sequence[Job], report: Report, team: Team) -> list[Result]:
+    """What a function that spends its time in eigendecompositions gives for the index of every job, on every rank."""
+    costs = [float(job.method.full_rank(job.conv)) ** 3 for job in jobs]
+    own = team.mine(costs)
+    finished = len(jobs) - len(own)
 
     def done(index: int) -> None:
         nonlocal finished
         finished += 1
-        report(finished, len(jobs), jobs[index].name)
+        report(finished, len(jobs), jobs[own[index]].name)
 
     def computed(index: int) -> Result:
         # Grad and inference mode belong to a thread, and this may run in one of its own.
         with torch.inference_mode(False), torch.no_grad():
             return function(index)
 
-    costs = [job.method.full_rank(job.conv) ** 3 for job in jobs]
     with exact_matmul():
-        return run_all(computed, range(len(jobs)), costs=costs, alone_above=_ALONE_FROM**3, done=done)
+        results = run_all(computed, own, costs=[costs[index] for index in own], alone_above=_ALONE_FROM**3, done=done)
+    found: dict[int, Result] = {}
+    for shared in team.gather(dict(zip(own, results, strict=True))):
+        found.update(shared)
+    return [found[index] for index in range(len(jobs))]
 
 
 def _fit_all(
-    model: nn.Module, jobs: Sequence[Job], calibration: Calibration, report: Report
+    model: nn.Module, jobs: Sequence[Job], calibration: Calibration, report: Report, team: Team
 ) -> tuple[list[tuple[Found, LayerPlan]], Outcome]:
     """For every layer of the jobs its plan, with factors fitted to the data, and what comes of them all."""
     runs = Runs(model, calibration)
     with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
-        fitted = fit_to_data(runs, jobs, lambda function: _side_by_side(function, jobs, report), report)
+        fitted = fit_to_data(runs, jobs, lambda function: _shared_out(function, jobs, report, team), report, team)
         used = [job.gains(one.factors.rank) for job, one in zip(jobs, fitted, strict=True)]
         replaced = [
             Replaced(rows_for(job, one.factors, one.biases), rows_for(job, one.plain))
             for job, one, is_used in zip(jobs, fitted, used, strict=True)
             if is_used
         ]
-        outcome, errors = judge(runs, replaced)
+        outcome, errors = judge(runs, replaced, team)
     told = iter(errors)
     plans = []
     for job, one, is_used in zip(jobs, fitted, used, strict=True):

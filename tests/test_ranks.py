@@ -1,0 +1,187 @@
+"""Decomposition in a process group: every rank ends with the same model, and none is left waiting."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from amct_pytorch.errors import RankFailed
+from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
+from amct_pytorch.tensor_decompose.team import Team
+
+from .models import TwoConvs
+from .ranks import run_on_ranks
+
+
+def _net() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(TwoConvs())
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(key.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _batches(rank: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(rank)
+    return [torch.randn(4, 3, 16, 16, generator=draw) for _ in range(3)]
+
+
+# What runs on the ranks
+
+
+def plain(rank: int, folder: str) -> dict[str, object]:
+    seen: list[str] = []
+    path = Path(folder) / f"{rank}.json"
+    net, changes = auto_decomposition(_net(), path, progress=lambda done, total, name: seen.append(name))
+    return {"digest": _digest(net), "changes": changes, "factored": seen, "wrote": path.exists()}
+
+
+def calibrated(rank: int, mode: str) -> dict[str, object]:
+    plan = plan_decomposition(_net(), calibration=Calibration(_batches(rank), mode=mode))
+    text = str(plan)
+    net, _ = plan.apply(_net())
+    return {"digest": _digest(net), "plan": text}
+
+
+def by_itself(rank: int, folder: str) -> str:
+    if rank == 1:
+        return "does something else"
+    return _digest(auto_decomposition(_net(), Path(folder) / "info.json", distributed=False)[0])
+
+
+def other_weights(rank: int) -> None:
+    net = _net()
+    with torch.no_grad():
+        net[0].conv2.weight += rank
+    auto_decomposition(net)
+
+
+def one_fails(rank: int, where: str, folder: str) -> list[str]:
+    net = _net()
+    before = _digest(net)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt("pressed")
+
+    try:
+        if where == "begin":
+            auto_decomposition(net if rank == 0 else None)
+        elif where == "middle":
+            auto_decomposition(net, progress=fail if rank == 1 else False)
+        elif where == "data":
+            batches = _batches(rank) if rank == 0 else [torch.full((4, 3, 16, 16), torch.nan)]
+            auto_decomposition(net, calibration=Calibration(batches))
+        else:  # the first rank cannot write, which it finds out last
+            import amct_pytorch.tensor_decompose.plan as plan
+
+            def full(*_: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            plan.write_text = full
+            auto_decomposition(net, Path(folder) / "info.json")
+    except BaseException as error:
+        assert _digest(net) == before
+        return [type(error).__name__, str(error)]
+    return ["none", ""]
+
+
+def one_dies(rank: int) -> list[str]:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    begin = time.monotonic()
+    try:
+        auto_decomposition(_net(), progress=die if rank == 1 else False)
+    except RankFailed as error:
+        return [str(error), str(time.monotonic() - begin)]
+    return ["none", ""]
+
+
+# What comes of it
+
+
+def test_the_layers_are_shared_out_and_every_rank_has_the_same_model_as_one_alone(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    alone, changes = auto_decomposition(_net())
+    told = [answer["value"] for answer in run_on_ranks("tests.test_ranks", "plain", str(tmp_path), ranks=3)]
+    assert [one["digest"] for one in told] == [_digest(alone)] * 3
+    assert all(one["changes"] == changes for one in told)
+    assert sorted(name for one in told for name in one["factored"]) == sorted(changes)
+    assert [len(one["factored"]) for one in told] == [1, 1, 0]
+    assert [one["wrote"] for one in told] == [True, False, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct"])
+def test_calibration_pools_the_batches_of_all_ranks(mode: str) -> None:
+    told = [answer["value"] for answer in run_on_ranks("tests.test_ranks", "calibrated", mode)]
+    assert told[0] == told[1]
+    one = plan_decomposition(_net(), calibration=Calibration(_batches(0), mode=mode))
+    assert _digest(one.apply(_net())[0]) != told[0]["digest"]
+    assert "2 batches held back" in told[0]["plan"]  # one of each rank
+
+
+@pytest.mark.slow
+def test_one_rank_can_work_by_itself(tmp_path: Path) -> None:
+    told = run_on_ranks("tests.test_ranks", "by_itself", str(tmp_path))
+    assert told[0]["value"] == _digest(auto_decomposition(_net())[0])
+    assert (tmp_path / "info.json").exists()
+
+
+@pytest.mark.slow
+def test_ranks_with_other_weights_are_told_which_layer_differs() -> None:
+    for answer in run_on_ranks("tests.test_ranks", "other_weights"):
+        kind, message, _ = answer["error"]
+        assert kind == "LayerError"
+        assert "layer '0.conv2' is not to be decomposed alike on rank" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "failing", "own", "others"),
+    [
+        ("begin", 1, "ModelError", "rank 1 failed: ModelError: model must be a torch.nn.Module"),
+        ("middle", 1, "KeyboardInterrupt", "rank 1 failed: KeyboardInterrupt: pressed"),
+        ("data", 1, "InputsError", "rank 1 failed: InputsError: layer '0.conv1'"),
+        ("end", 0, "OSError", "rank 0 failed: OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_a_rank_that_fails_fails_all_and_changes_nothing(
+    where: str, failing: int, own: str, others: str, tmp_path: Path
+) -> None:
+    told = [answer["value"] for answer in run_on_ranks("tests.test_ranks", "one_fails", where, str(tmp_path))]
+    assert told[failing][0] == own
+    assert told[1 - failing][0] == "RankFailed"
+    assert told[1 - failing][1].startswith(others)
+    assert not (tmp_path / "info.json").exists()
+
+
+def test_a_rank_that_dies_ends_the_others_within_a_minute() -> None:
+    alive, dead = run_on_ranks("tests.test_ranks", "one_dies")
+    assert dead == {}
+    message, seconds = alive["value"]
+    assert message.startswith("another rank is gone")
+    assert float(seconds) < 60
+
+
+def test_the_dearest_go_to_whom_has_least() -> None:
+    teams = []
+    for rank in range(3):
+        one = Team()
+        one.rank, one.size = rank, 3
+        teams.append(one)
+    shares = [one.mine([1.0, 8.0, 2.0, 3.0, 4.0, 1.0]) for one in teams]
+    assert sorted(index for share in shares for index in share) == list(range(6))
+    assert shares[0] == [1]
+    assert Team().mine([3.0, 1.0]) == [0, 1]
