@@ -697,6 +697,7 @@ def test_outputs_that_are_no_logits_have_no_agreement_and_odd_ones_no_error() ->
     assert "the model's outputs cannot be compared" in str(nothing)
 
 
+@pytest.mark.slow
 def test_on_the_digits_network_each_mode_recovers_what_it_promises() -> None:
     train, _, images, labels = load_digits_tensors()
     some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:256]]

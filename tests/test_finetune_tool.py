@@ -145,6 +145,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits(folder:
     assert "1 of 2 Conv2d are decomposed" in (folder / "killed" / "checkpoint" / "plan.txt").read_text()
 
 
+@pytest.mark.slow
 def test_online_and_offline_runs_have_the_same_losses(folder: Path) -> None:
     decompose = (
         "import mine, torch; from amct_pytorch.tensor_decompose import auto_decomposition; "
@@ -323,6 +324,7 @@ _MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_in_a_line_and_write_nothing(folder: Path) -> None:
     """All in one process, as most of the time would go into imports."""
     program = """
