@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import torch
 def save_json(report: Any, kind: str, path: str | os.PathLike[str]) -> None:
     """Write a dataclass with everything in it, under a format and a version that say how to read it.
 
+    Numbers that are not finite become null, as JSON has none.
+
     Raises
     ------
     OSError
         The file cannot be written.
     """
     content = {"format": f"amct_pytorch.{kind}", "version": 1, **_plain(report)}
-    Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    Path(path).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:
@@ -30,6 +33,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return name_of(value) if isinstance(value, torch.dtype) else value
 
 

@@ -88,7 +88,7 @@ def test_a_device_that_is_wrong_is_told() -> None:
     assert report.runs[0].layers[0].verdict.endswith("expected at most 1.0e-09")
 
 
-def test_an_overflow_in_half_precision_is_told() -> None:
+def test_an_overflow_in_half_precision_is_told(tmp_path: Path) -> None:
     original, decomposed = _pair()
     for model in (original, decomposed):
         model.stem.weight.data *= 1e5
@@ -97,6 +97,8 @@ def test_an_overflow_in_half_precision_is_told() -> None:
     assert "more than float16 can hold" in half.layers[0].verdict or "not finite" in half.layers[0].verdict
     assert single.layers[0].verdict == "right"
     assert not report.ok
+    report.save(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["runs"][0]["layers"][0]["device_error"] is None
 
 
 def test_a_model_that_is_itself_a_convolution() -> None:
