@@ -113,7 +113,7 @@ def _time(folder: Path, soc_version: str, networks: Sequence[str], precision: st
 
 
 def _has_ais_bench() -> bool:
-    """Whether the tool for .om files is there: another one of the same name, for language models, has no infer."""
+    """Whether the tool for .om files is there: another package of the same name has no infer."""
     spec = importlib.util.find_spec("ais_bench")
     folders = spec.submodule_search_locations if spec else None
     return any(Path(folder, "infer").is_dir() for folder in folders or ())

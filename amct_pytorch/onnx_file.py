@@ -22,7 +22,7 @@ from .backend import get_backend
 from .dynamic_sizes import Dynamic, at_all_sizes, open_axes
 from .errors import ExportError, MissingExtra, ModelError
 from .on_device import batch_size_of, check_finite, placed_inputs, placed_model, resized
-from .report import in_gib, save_json, settings_line
+from .report import in_gib, ratio_of, save_json, settings_line
 from .table import format_table
 from .tensor_decompose.probe import checked_inputs, map_tensors, run_model, untouched_generators
 
@@ -333,7 +333,7 @@ def _check(model: nn.Module, session: Any, inputs: Any) -> ExportCheck:
     differences = [(output.double() - reference.double()).abs() for output, reference in pairs]
     every = torch.cat([difference.flatten() for difference in differences])
     relative = (
-        _ratio(_largest(difference), _largest(reference.double().abs()))
+        ratio_of(_largest(difference), _largest(reference.double().abs()))
         for difference, (_, reference) in zip(differences, pairs, strict=True)
     )
     return ExportCheck(
@@ -346,10 +346,6 @@ def _check(model: nn.Module, session: Any, inputs: Any) -> ExportCheck:
 
 def _largest(values: Tensor) -> float:
     return float(values.max()) if values.numel() else 0.0
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else (0.0 if part == 0 else math.inf)
 
 
 def _versions() -> dict[str, str]:

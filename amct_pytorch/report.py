@@ -43,6 +43,11 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def ratio_of(part: float, whole: float) -> float:
+    """The part of a whole; of nothing it is 0 where it is nothing itself, else infinite."""
+    return part / whole if whole else (0.0 if part == 0 else math.inf)
+
+
 def in_gib(size: int) -> str:
     """A number of bytes in GiB, or in MiB where that is little."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**29 else f"{size / 2**20:.1f} MiB"

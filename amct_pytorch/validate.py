@@ -24,7 +24,7 @@ from .on_device import (
     released,
 )
 from .pairs import Pair, pairs_of
-from .report import name_of
+from .report import name_of, ratio_of
 from .tensor_decompose.conv import build_conv
 from .tensor_decompose.decomposed import DecomposedConv2d
 from .tensor_decompose.probe import checked_inputs, run_model, untouched_generators
@@ -174,7 +174,7 @@ class _Sums:
 
     def verdict(self, pair: Pair, tolerance: Tolerance, dtype: torch.dtype) -> LayerValidation:
         """What the sums say."""
-        error, worst = _ratio(math.sqrt(self.device), math.sqrt(self.reference)), _ratio(self.worst, self.largest)
+        error, worst = ratio_of(math.sqrt(self.device), math.sqrt(self.reference)), ratio_of(self.worst, self.largest)
         if not self.calls:
             verdict = "did not run"
         elif not math.isfinite(error) and self.largest > torch.finfo(dtype).max:
@@ -187,7 +187,7 @@ class _Sums:
             verdict = f"wrong: error {worst:.1e} at one place, expected at most {tolerance.worst:.1e}"
         else:
             verdict = "right"
-        response = _ratio(math.sqrt(self.lost), math.sqrt(self.response))
+        response = ratio_of(math.sqrt(self.lost), math.sqrt(self.response))
         return LayerValidation(pair.name, pair.mode, pair.rank, self.calls, error, worst, response, verdict)
 
 
@@ -214,7 +214,7 @@ def _output_error(expected: object, found: object) -> tuple[float | None, float 
         total += float(reference.square().sum())
         if agreement is None and reference.dim() == 2 and reference.shape[1] > 1 and len(reference):
             agreement = float((reference.argmax(1) == output.argmax(1)).double().mean())
-    return _ratio(math.sqrt(lost), math.sqrt(total)), agreement
+    return ratio_of(math.sqrt(lost), math.sqrt(total)), agreement
 
 
 def _tensors(outputs: object) -> list[torch.Tensor]:
@@ -229,7 +229,7 @@ def _check_weights(pairs: Sequence[Pair]) -> None:
             weight.detach().cpu().double().flatten() for weight in (pair.original.weight, pair.decomposed.weight)
         )
         strength = float(original.norm() * composed.norm())
-        cosine = _ratio(float(original @ composed), strength)
+        cosine = ratio_of(float(original @ composed), strength)
         if strength and not cosine > _LEAST_COSINE:
             raise LayerError(
                 f"layer {pair.name!r}: the weights of the decomposed layer have nothing to do with the original's "
@@ -241,7 +241,3 @@ def _check_weights(pairs: Sequence[Pair]) -> None:
 def _max(largest: float, value: float) -> float:
     """The larger of the two; NaN if one is."""
     return value if math.isnan(value) or value > largest else largest
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else (0.0 if part == 0 else math.inf)
