@@ -41,7 +41,7 @@ sys.path.insert(0, str(_ROOT / "examples" / "digits"))
 from data import accuracy, load_digits_tensors  # noqa: E402  # found through the line above
 from net import load_pretrained  # noqa: E402
 
-RATIOS = (0.25, 0.15, 0.1, 0.08, 0.06, 0.055, 0.05, 0.045, 0.04, 0.03)
+RATIOS = (0.25, 0.15, 0.1, 0.08, 0.06, 0.055, 0.05, 0.045, 0.04, 0.03, 0.02)
 WAYS = ("plain", "whiten", "refit", "reconstruct")
 IMAGES = 256
 COST_SIDES = ("forward", "plain", "whiten")
@@ -111,7 +111,9 @@ def draw(original: Point, points: list[Point], path: Path) -> None:
         macs = [point.macs / original.macs for point in points]
         axes.plot(macs, [point.percent[way] for point in points], color=colour, marker=marker, label=way)
     axes.set_xscale("log")
-    ticks = [point.macs / original.macs for point in points if point.ratio in (0.25, 0.15, 0.1, 0.06, 0.045, 0.03)]
+    ticks = [
+        point.macs / original.macs for point in points if point.ratio in (0.25, 0.15, 0.1, 0.06, 0.045, 0.03, 0.02)
+    ]
     axes.set_xticks(ticks, [f"{tick:.1%}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("MACs of the convolutions, relative to the original")

@@ -23,6 +23,8 @@ Forward = Callable[[Tensor], Tensor]
 # Every so many batches one is held back, beginning with the second, until there are so many.
 _HELD_BACK_EVERY = 8
 _MOST_HELD_BACK = 4
+# So many items, or one batch, are enough for a scale of each channel.
+_ITEMS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,12 @@ class Calibration:
 
     ``"whiten"``
         The split is the best for the inputs that each layer sees, in place of the best for every conceivable
-        input. One pass over the batches.
+        input. One pass over the batches, then the network as decomposed runs on the first 16 inputs of the fit
+        again: each output channel is scaled to what the original answers, which makes up for what earlier
+        layers leave out.
     ``"refit"``
         As whiten; then, with the first convolution as it is, the last one and its bias are fitted to the
-        layer's responses by least squares. One pass.
+        layer's responses by least squares. One pass, and the first inputs again.
     ``"reconstruct"``
         As refit, layer after layer in the order in which they run: each sees the inputs that the network
         decomposed so far gives it, and is fitted to the responses of the original, so later layers make up
@@ -118,12 +122,17 @@ class Runs:
     ----------
     held_back
         Of the first pass: the batches held back, at their index.
+    kept
+        Of the first pass: the first batches that are not, to be run again; none in mode reconstruct, which goes
+        over all of them.
     """
 
     def __init__(self, model: nn.Module, calibration: Calibration) -> None:
         self.model = model
         self.calibration = calibration
         self.held_back: dict[int, Any] = {}
+        self.kept: dict[int, Any] = {}
+        self._items_kept = 0
         self._first: tuple[int, Any] | None = None
         self._marks: list[int] = []
         self._passes = 0
@@ -172,6 +181,9 @@ class Runs:
                         self._first = (0, batch)
                     if index % _HELD_BACK_EVERY == 1 and len(self.held_back) < _MOST_HELD_BACK:
                         self.held_back[index] = batch
+                    elif self._items_kept < _ITEMS_KEPT and self.calibration.mode != "reconstruct":
+                        self.kept[index] = batch
+                        self._items_kept += _items(batch)
                 if index not in self.held_back and begin(index):
                     with contextlib.suppress(EndOfRun):
                         self._forward(index, batch)
@@ -185,6 +197,14 @@ class Runs:
                 f"Calibration: pass {self._passes} over the batches gave {index + 1} where the first gave "
                 f"{len(self._marks)}: mode='reconstruct' needs the same ones each time; give a list"
             )
+
+    def again(self, begin: Callable[[int], bool]) -> None:
+        """Run the model on the batches kept; see `fitting_pass`."""
+        with leaving_no_trace(self.model):
+            for index, batch in self.kept.items():
+                if begin(index):
+                    with contextlib.suppress(EndOfRun):
+                        self._forward(index, batch)
 
     def outputs(self, index: int) -> object:
         """What the model gives for one of the batches that errors are measured on."""
@@ -253,6 +273,11 @@ def _required_arguments(model: nn.Module) -> int:
         return 1
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return max(1, sum(item.kind in positional and item.default is item.empty for item in parameters))
+
+
+def _items(batch: object) -> int:
+    """The length of the first tensor of a batch."""
+    return next((len(leaf) for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor) and leaf.dim()), 1)
 
 
 def _mark(batch: object) -> int:

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 from .calibration import Mode
 from .config import DecompositionConfig, EvbmfRank, FixedRank
+from .conv import ConvSpec
+from .decomposed import DecomposedConv2d
 from .fitting import Moments, Refit, composed, improve_first, patch_offsets, refit, seen_by_first, shrunk_root
 from .jobs import Job
 from .lowrank import balanced
 from .methods import Factors
 from .moments import MomentSums
+from .surgery import build_row, parameters_like
 
-# Positions sampled for each unknown of the largest problem: the first convolution's patch, or the whole one.
-_POSITIONS_PER_UNKNOWN = 4
+# Positions sampled for each unknown of the largest problem: of the first convolution's patch, several of which lie at
+# each position, or of the whole one.
+_POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
 # And at least so many, which cost a small layer little.
 _LEAST_POSITIONS = 2048
 
@@ -45,6 +49,8 @@ class Fit:
     ridge
         Ridge of the least squares, in units of the mean variance of what the last convolution sees; infinite
         where the data were not trusted. None in whiten.
+    scales
+        Least and largest scale of an output channel, as of `rescale`; None where there is none.
     note
         Why it is not the mode asked for; else empty.
     """
@@ -55,6 +61,7 @@ class Fit:
     condition: float = math.nan
     shrinkage: float = math.nan
     ridge: float | None = None
+    scales: tuple[float, float] | None = None
     note: str = ""
 
     def __str__(self) -> str:
@@ -66,6 +73,8 @@ class Fit:
         )
         if self.ridge is not None:
             text += f", ridge {self.ridge:.0e}"
+        if self.scales is not None:
+            text += f", scaled {self.scales[0]:.2g} to {self.scales[1]:.2g}"
         return f"{text} ({self.note})" if self.note else text
 
 
@@ -93,6 +102,19 @@ class Fitted:
         """The plain split."""
         plain = job.factorise(job.settings)
         return cls(plain, plain, (None,) * len(job.layers), Fit("plain", note=note))
+
+
+def rows_for(
+    job: Job, factors: Factors, biases: Sequence[Tensor | None] | None = None
+) -> dict[nn.Module, DecomposedConv2d]:
+    """For each layer of a job what would replace it, with these biases or its own."""
+    rows: dict[nn.Module, DecomposedConv2d] = {}
+    biases = [None] * len(job.layers) if biases is None else biases
+    for layer, module, bias in zip(job.layers, job.modules, biases, strict=True):
+        stages = job.method.stages(cast(ConvSpec, layer.conv), factors.rank)
+        own = None if bias is None else parameters_like(cast(Tensor, module.bias), [bias])[0]
+        rows[module] = build_row(module, stages, parameters_like(module.weight, factors.weights), own)
+    return rows
 
 
 def correctable_biases(model: nn.Module, job: Job) -> tuple[int | None, ...]:
@@ -132,7 +154,7 @@ def bytes_of_moments(job: Job) -> int:
 def positions_wanted(job: Job, mode: Mode) -> int:
     """How many positions of the layer's response the fit is to sample."""
     unknowns = len(offsets_of(job)) if mode == "whiten" else math.prod(job.conv.weight_shape[1:])
-    return max(_POSITIONS_PER_UNKNOWN * unknowns, _LEAST_POSITIONS)
+    return max(_POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
 
 
 def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, note: str = "") -> Fitted:
@@ -182,7 +204,7 @@ def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, no
             weights=(first.to(precision), last.to(precision)),
             rank=whitened.rank,
             why=why,
-            error=_relative(new_kernel, kernel),
+            error=relative_error(new_kernel, kernel),
         ),
         plain=plain,
         biases=tuple(None if number is None else corrected.get(number) for number in biases),
@@ -193,7 +215,7 @@ def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, no
             root.condition,
             root.shrinkage,
             ridge,
-            note,
+            note=note,
         ),
     )
 
@@ -221,6 +243,7 @@ def _at_rank(job: Job, rank: int) -> DecompositionConfig:
     return dataclasses.replace(job.settings, rank=FixedRank(rank))
 
 
-def _relative(found: Tensor, exact: Tensor) -> float:
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """‖found − exact‖ / ‖exact‖, and 0 where exact is."""
     length = float(torch.linalg.vector_norm(exact))
     return float(torch.linalg.vector_norm(found - exact)) / length if length else 0.0

@@ -25,7 +25,7 @@ _LEAST_SHRINKAGE = 1e-4
 # Ridges to choose from, in units of the mean variance of what the last convolution sees.
 _RIDGES = tuple(10.0**exponent for exponent in range(-6, 3))
 # Power iterations for an eigenvalue that is only told.
-_POWERS = 10
+_POWERS = 5
 # Steps of conjugate gradients for the first factor. Few, as to stop early is what keeps it from overfitting.
 _STEPS = 4
 

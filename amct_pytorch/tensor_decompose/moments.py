@@ -24,6 +24,11 @@ from .team import Team
 
 _ROWS_AT_ONCE = 4096
 _ROWS_OF_A_BLOCK = 8192
+# A symmetric product is computed in so many strips, of so many columns at least.
+_STRIPS = 4
+_LEAST_STRIP = 256
+# Where more than one in so many of all places is read, images are laid out by places first.
+_MUCH = 4
 # Of a float32 product of so many rows, relative to the mean square of what is multiplied.
 _ROUNDING = 1e-6
 
@@ -59,9 +64,9 @@ class Positions:
     column: Tensor
     scale: float
 
-    def only(self, mask: Tensor) -> Positions:
-        """Those of them that a mask (n,) picks."""
-        return Positions(self.image[mask], self.row[mask], self.column[mask], self.scale)
+    def __getitem__(self, index: Tensor) -> Positions:
+        """Those of them that an index (m,) names, in its order."""
+        return Positions(self.image[index], self.row[index], self.column[index], self.scale)
 
 
 def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions:
@@ -77,18 +82,16 @@ def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions
     return Positions(flat // (height * width), flat // width % height, flat % width, count / max(1, len(flat)))
 
 
-def windows(images: Tensor, conv: ConvSpec) -> Tensor:
-    """What a convolution without dilation sees of images (N, in, H, W): a view (N, H', W', in, kh, kw)."""
-    seen = padded(images, conv)
-    for axis in (0, 1):
-        seen = seen.unfold(2 + axis, conv.kernel_size[axis], conv.stride[axis])
-    return seen.permute(0, 2, 3, 1, 4, 5)
-
-
-def patches_at(seen: Tensor, where: Positions) -> Tensor:
-    """The patches (n, in·kh·kw) of `windows` at some positions."""
-    image, row, column = (index.to(seen.device) for index in (where.image, where.row, where.column))
-    return seen[image, row, column].flatten(1)
+def patches_at(images: Tensor, conv: ConvSpec, where: Positions) -> Tensor:
+    """The patches (n, in·kh·kw) that a convolution without dilation sees of images (N, in, H, W) at some positions."""
+    seen = padded(images, conv).permute(0, 2, 3, 1)
+    height, width = conv.kernel_size
+    if _MUCH * len(where.image) * height * width > math.prod(seen.shape[:3]):
+        seen = seen.contiguous()  # then a place is read at once, and most are, some several times
+    row = where.row[:, None] * conv.stride[0] + torch.arange(height).repeat_interleave(width)
+    column = where.column[:, None] * conv.stride[1] + torch.arange(width).repeat(height)
+    image, row, column = (index.to(seen.device) for index in (where.image[:, None], row, column))
+    return seen[image, row, column].transpose(1, 2).flatten(1)
 
 
 def responses_at(responses: Tensor, where: Positions) -> Tensor:
@@ -110,7 +113,7 @@ class _Sums:
 
     weight: float = 0.0
     second: Tensor | None = None
-    block: Tensor | None = None  # of the second moment, where the model is, not yet in it
+    block: Tensor | None = None  # of the second moment, the lower triangle, where the model is, not yet in it
     rows_of_block: int = 0
     cross: Tensor | None = None
     energy: float = 0.0
@@ -119,7 +122,8 @@ class _Sums:
     def flush(self) -> None:
         """Move the block over to the sum on the host."""
         if self.block is not None:
-            self.second = _plus(self.second, self.block, 1)
+            lower = self.block.cpu().tril_()
+            self.second = _plus(self.second, lower + lower.tril(-1).T, 1)
             self.block, self.rows_of_block = None, 0
 
     def pool(self, team: Team) -> None:
@@ -199,7 +203,7 @@ class MomentSums:
         with _exact(patches.device):
             if half.block is None:
                 half.block = seen.new_zeros(seen.shape[1], seen.shape[1])
-            half.block.addmm_(seen.T, seen, alpha=scale_of_second)
+            _add_gram(half.block, seen, scale_of_second)
             cross = None if targets is None else targets.T @ patches
         half.weight += scale * len(patches)
         half.rows_of_block += len(seen)
@@ -251,6 +255,15 @@ class MomentSums:
         parts = [_centred(part, kernel, self.offsets, both) for part in (both, first, second)]
         self._halves = (_Sums(), _Sums())
         return parts[0], (parts[1], parts[2])
+
+
+def _add_gram(block: Tensor, rows: Tensor, scale: float) -> None:
+    """Add scale·rowsᵀ·rows to the lower triangle of a block, strip by strip; what lies above it is not defined."""
+    size = len(block)
+    step = max(_LEAST_STRIP, math.ceil(size / _STRIPS))
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        block[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop], alpha=scale)
 
 
 def _by_intercept(halves: Sequence[_Sums]) -> dict[int, tuple[float, Tensor, Tensor | None]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -81,60 +80,57 @@ def judge(runs: Runs, jobs: Sequence[Replaced], team: Team) -> tuple[Outcome, li
     outcome
         Of the model's outputs.
     errors
-        For each job the relative error of the response, of the fitted and of the plain factors: on the inputs
-        of the original network; in mode reconstruct on those of the network as decomposed, which it was fitted
-        to. None where no batch reaches the layer.
+        For each job the relative error of the response, in the network as decomposed and in the network of plain
+        splits. None where no batch reaches the layer.
     """
-    fitted = {module: row for job in jobs for module, row in job.fitted.items()}
-    plain = {module: row for job in jobs for module, row in job.plain.items()}
     number = {module: index for index, job in enumerate(jobs) for module in job.fitted}
-    tallies = [_Tally() for _ in jobs]
-    in_network = runs.calibration.mode == "reconstruct"
-    kept: dict[nn.Module, list[tuple[torch.Size, Tensor]]] = defaultdict(list)
+    fitted = _Side({module: row for job in jobs for module, row in job.fitted.items()}, [_Tally() for _ in jobs])
+    plain = _Side({module: row for job in jobs for module, row in job.plain.items()}, [_Tally() for _ in jobs])
+    kept: dict[nn.Module, list[tuple[torch.Size, Tensor]]] = {}
 
     def looked_at(module: nn.Module) -> Forward:
         def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
             response = nn.Conv2d.forward(module, input)  # type: ignore[arg-type]  # jobs are of Conv2d only
-            if in_network:
-                kept[module].append((response.shape, _sampled(response)))
-            else:
-                tallies[number[module]].add(response, fitted[module](input), plain[module](input))
+            kept[module].append((response.shape, _sampled(response)))
             return response
 
         return forward
 
-    def compared(module: nn.Module) -> Forward:
+    def compared(module: nn.Module, row: Forward, tally: _Tally) -> Forward:
+        wanted = iter(kept[module])
+
         def forward(input: Tensor) -> Tensor:  # noqa: A002
-            response = fitted[module](input)
-            if kept[module]:
-                shape, target = kept[module].pop(0)
-                if shape == response.shape:
-                    tallies[number[module]].add(target, _sampled(response), _sampled(plain[module](input)))
+            response = row(input)
+            shape, target = next(wanted, (None, None))
+            if target is not None and shape == response.shape:
+                tally.add(target, _sampled(response))
             return response
 
         return forward
 
-    outputs, plain_outputs = _OutputTally(), _OutputTally()
     for index in runs.judged:
-        kept.clear()
-        with acting({module: looked_at(module) for module in fitted}):
+        kept = {module: [] for module in number}
+        with acting({module: looked_at(module) for module in number}):
             original = _detached(runs.outputs(index))
-        with acting({module: compared(module) for module in fitted} if in_network else fitted):
-            outputs.add(original, _detached(runs.outputs(index)))
-        with acting(plain):
-            plain_outputs.add(original, _detached(runs.outputs(index)))
-    every = team.gather((tallies, [outputs, plain_outputs], len(runs.judged), bool(runs.held_back)))
-    tallies = [_total(same) for same in zip(*(told[0] for told in every), strict=True)]
-    outputs, plain_outputs = (_total(same) for same in zip(*(told[1] for told in every), strict=True))
+        for side in (fitted, plain):
+            rows = side.rows.items()
+            with acting({module: compared(module, row, side.layers[number[module]]) for module, row in rows}):
+                side.outputs.add(original, _detached(runs.outputs(index)))
+    for side in (fitted, plain):
+        side.pool(team)
+    counts, held_back = zip(*team.gather((len(runs.judged), bool(runs.held_back))), strict=True)
     outcome = Outcome(
-        outputs.error,
-        outputs.agreement,
-        plain_outputs.error,
-        plain_outputs.agreement,
-        sum(told[2] for told in every),
-        all(told[3] for told in every),
+        fitted.outputs.error,
+        fitted.outputs.agreement,
+        plain.outputs.error,
+        plain.outputs.agreement,
+        sum(counts),
+        all(held_back),
     )
-    return outcome, [tally.errors for tally in tallies]
+    return outcome, [
+        None if one.error is None or other.error is None else (one.error, other.error)
+        for one, other in zip(fitted.layers, plain.layers, strict=True)
+    ]
 
 
 Sums = TypeVar("Sums", "_Tally", "_OutputTally")
@@ -148,25 +144,21 @@ def _total(tallies: Sequence[Sums]) -> Sums:
 
 @dataclass
 class _Tally:
-    """Sums of squares of a layer's responses and of what two rows miss of them."""
+    """Sums of squares of a layer's responses and of what a row misses of them."""
 
     total: float = 0.0
-    fitted: float = 0.0
-    plain: float = 0.0
+    missed: float = 0.0
     calls: int = 0
 
-    def add(self, response: Tensor, fitted: Tensor, plain: Tensor) -> None:
+    def add(self, response: Tensor, found: Tensor) -> None:
         exact = _wide(response)
         self.total += _energy(exact)
-        self.fitted += _energy(_wide(fitted) - exact)
-        self.plain += _energy(_wide(plain) - exact)
+        self.missed += _energy(_wide(found) - exact)
         self.calls += 1
 
     @property
-    def errors(self) -> tuple[float, float] | None:
-        if not self.calls:
-            return None
-        return _ratio(self.fitted, self.total), _ratio(self.plain, self.total)
+    def error(self) -> float | None:
+        return _ratio(self.missed, self.total) if self.calls else None
 
 
 @dataclass
@@ -200,6 +192,21 @@ class _OutputTally:
     @property
     def agreement(self) -> float | None:
         return self.agreeing / self.voting if self.voting else None
+
+
+@dataclass
+class _Side:
+    """One of the two ways to replace the layers, and what comes of it."""
+
+    rows: Mapping[nn.Module, Forward]
+    layers: list[_Tally]
+    outputs: _OutputTally = field(default_factory=_OutputTally)
+
+    def pool(self, team: Team) -> None:
+        """Add up what every rank has found."""
+        every = team.gather((self.layers, self.outputs))
+        self.layers = [_total(same) for same in zip(*(layers for layers, _ in every), strict=True)]
+        self.outputs = _total([outputs for _, outputs in every])
 
 
 def _is_logits(output: Tensor) -> bool:

@@ -54,8 +54,8 @@ class LayerPlan:
         when the plan is applied.
     response_error, plain_response_error
         With calibration, the relative error ‖difference‖ / ‖response‖ of the layer's response on the batches held
-        back, and that of the plain split of the same rank: on what the layer sees in the original network; in
-        mode reconstruct, on what it sees in the decomposed one, against the original's responses.
+        back, in the decomposed network, and the same in a network of plain splits of the same ranks: what the
+        layers before it leave out is in both.
     fit
         With calibration, how the factors were fitted to it.
     """

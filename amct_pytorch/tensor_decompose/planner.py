@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from ..errors import LayerError
-from .calibrated import fit_to_data, rows_for
+from .calibrated import fit_to_data
 from .calibration import Calibration, Runs
 from .config import DecompositionConfig
 from .conv import ConvSpec, host_weight
+from .fitted import rows_for
 from .jobs import Job
 from .linalg import exact_matmul
 from .methods import Factors, get_method

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -48,6 +48,11 @@ class Team:
             Another rank has failed, with its message; or is gone.
         """
         return self._exchange((True, value)) if self._group else [value]
+
+    def from_first(self, function: Callable[[], Value]) -> Value:
+        """What a function gives on rank 0, on every rank: the others need not compute it, and might round otherwise."""
+        own = function() if self.rank == 0 else None
+        return cast(Value, self.gather(own)[0])
 
     def fail(self, error: BaseException) -> None:
         """Tell the others, at whatever exchange they are, that this rank has failed."""
