@@ -346,20 +346,17 @@ def test_each_channel_is_scaled_to_what_the_original_answers_there(mode: str, bi
     layers = [layer for _ in range(4) for layer in (conv(bias=bias), nn.ReLU())]
     model = nn.Sequential(nn.Conv2d(3, 64, 3), *layers).eval()
     data = batches(3, 16, 3, 16, 16)
-    alone = DecompositionConfig(rank=FixedRank({"1": 12}), layers={"re:[357]": False})
-    first = plan_decomposition(model, alone, calibration=Calibration(data, mode=mode)).layers[1]
     plan = plan_decomposition(model, LOW, calibration=Calibration(data, mode=mode))
-    assert all(map(torch.equal, plan.layers[1].factors, first.factors))  # it sees the inputs that it was fitted to
-    assert plan.layers[1].fit.scales is None
+    assert plan.layers[1].fit.scales is None  # it sees the inputs that it was fitted to
     twin, _ = plan.apply(copy.deepcopy(model))
-    for name in ("3", "5", "7"):
-        wanted, found = (seen_by(net, name, data[0])[1].transpose(0, 1).flatten(1).double() for net in (model, twin))
-        if bias:
-            assert float((wanted.mean(1) - found.mean(1)).norm() / wanted.std(1).norm()) < 0.1
-            wanted, found = (values - values.mean(1, keepdim=True) for values in (wanted, found))
-        slopes = (wanted * found).sum(1) / found.square().sum(1)
-        assert float((slopes - 1).abs().mean()) < 0.017  # 0.018 to 0.09 without
-        least, most = plan.layers[1 + int(name) // 2].fit.scales
+    wanted, found = (seen_by(net, "7", data[0])[1].transpose(0, 1).flatten(1).double() for net in (model, twin))
+    if bias:
+        assert float((wanted.mean(1) - found.mean(1)).norm() / wanted.std(1).norm()) < 0.1
+        wanted, found = (values - values.mean(1, keepdim=True) for values in (wanted, found))
+    slopes = (wanted * found).sum(1) / found.square().sum(1)
+    assert float((slopes - 1).abs().mean()) < 0.03  # 0.035 to 0.2 without
+    for layer in plan.layers[2:]:
+        least, most = layer.fit.scales
         assert least < most
     assert "scaled 0." in str(plan) or "scaled 1" in str(plan)
 

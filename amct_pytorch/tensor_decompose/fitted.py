@@ -157,8 +157,14 @@ def positions_wanted(job: Job, mode: Mode) -> int:
     return max(_POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
 
 
-def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, note: str = "") -> Fitted:
+def fit(
+    job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, note: str = "", *, as_seen: bool = True
+) -> Fitted:
     """The factors of a job's weight that the data ask for.
+
+    Where the decomposed network gives other inputs than these, since layers before are cut as well, the whitened
+    split takes a share of their energy for white noise, or it would be careless where the noise is. As this share
+    serves what the layer's own plain split leaves out of its weight: the lower the ranks, the more.
 
     Parameters
     ----------
@@ -168,6 +174,8 @@ def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, no
         As of `correctable_biases`.
     note
         Why this is not the mode that the user asked for.
+    as_seen
+        Whether the inputs are those that the decomposed network gives the layer.
     """
     kernel = job.weight().double().flatten(1)
     offsets = offsets_of(job)
@@ -176,16 +184,14 @@ def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, no
     first_moments = [
         seen_by_first(part.second, offsets) if sums.offsets is None else part.second for part in (total, *halves)
     ]
-    weights = [half.weight for half in halves]
-    root = shrunk_root(first_moments[0], list(zip(weights, first_moments[1:], strict=True)))
+    moments_of_halves = [(half.weight, second) for half, second in zip(halves, first_moments[1:], strict=True)]
     if isinstance(job.settings.rank, EvbmfRank):
-        plain = job.factorise(job.settings)
-        whitened = job.factorise(_at_rank(job, plain.rank), root.root)
-        why = plain.why
+        chosen = plain = job.factorise(job.settings)
     else:
-        whitened = job.factorise(job.settings, root.root)
-        plain = job.factorise(_at_rank(job, whitened.rank))
-        why = whitened.why
+        chosen = job.factorise(job.settings, shrunk_root(first_moments[0], moments_of_halves).root)
+        plain = job.factorise(_at_rank(job, chosen.rank))
+    root = shrunk_root(first_moments[0], moments_of_halves, least=0.0 if as_seen else plain.error**2)
+    whitened = job.factorise(_at_rank(job, chosen.rank), root.root)
     first, last, ridge = whitened.weights[0].double(), whitened.weights[1].double(), None
     if mode != "whiten":
         first, last, ridge = _refitted([whitened, plain], offsets, root.root, total, halves)
@@ -203,7 +209,7 @@ def fit(job: Job, sums: MomentSums, biases: Sequence[int | None], mode: Mode, no
         factors=Factors(
             weights=(first.to(precision), last.to(precision)),
             rank=whitened.rank,
-            why=why,
+            why=chosen.why,
             error=relative_error(new_kernel, kernel),
         ),
         plain=plain,

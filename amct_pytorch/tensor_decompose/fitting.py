@@ -78,7 +78,7 @@ class Root:
     condition: float
 
 
-def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]]) -> Root:
+def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: float = 0.0) -> Root:
     """A regular square root of the second moment, shrunk towards the identity as far as its halves disagree.
 
     O. Ledoit, M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004, where the
@@ -92,6 +92,8 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]]) -> Root:
         S, (d, d).
     halves
         Weight and second moment (d, d) of each half.
+    least
+        What to shrink by at least, from 0 to 1: the share of the energy of the inputs that is to be noise.
     """
     size = len(total)
     variance = float(total.diagonal().mean())
@@ -103,7 +105,7 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]]) -> Root:
     disagreement = float((one - other).square().sum()) * weight * other_weight / (weight + other_weight) ** 2
     judged = min(weight, other_weight) > 0
     shrinkage = disagreement / distance if judged and distance > 0 else 1.0
-    shrinkage = min(max(shrinkage, _LEAST_SHRINKAGE), 1.0)
+    shrinkage = min(max(shrinkage, least, _LEAST_SHRINKAGE), 1.0)
     while True:
         shrunk = (1 - shrinkage) * total + shrinkage * identity
         lower, failed = torch.linalg.cholesky_ex(shrunk)
