@@ -62,14 +62,14 @@ def _pair() -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.slow
-def test_a_layer_against_itself_shows_no_difference_in_19_of_20_runs() -> None:
+def test_a_layer_against_itself_shows_no_difference_in_38_of_40_runs() -> None:
     backend, layer, x = get_backend("cpu"), conv().eval(), torch.randn(1, 64, 8, 8)
     with torch.no_grad():
         verdicts = [
             compare(lambda: layer(x), lambda: layer(x), backend=backend, device=backend.device()).speed_up.verdict
-            for _ in range(20)
+            for _ in range(40)
         ]
-    assert verdicts.count("no difference seen") >= 19, verdicts
+    assert verdicts.count("no difference seen") >= 38, verdicts
 
 
 def test_a_layer_of_twice_the_work_is_slower_and_the_other_way_round_faster() -> None:
