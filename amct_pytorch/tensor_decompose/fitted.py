@@ -185,13 +185,16 @@ def fit(
         seen_by_first(part.second, offsets) if sums.offsets is None else part.second for part in (total, *halves)
     ]
     moments_of_halves = [(half.weight, second) for half, second in zip(halves, first_moments[1:], strict=True)]
+    root = shrunk_root(first_moments[0], moments_of_halves)
     if isinstance(job.settings.rank, EvbmfRank):
-        chosen = plain = job.factorise(job.settings)
+        chosen = whitened = plain = job.factorise(job.settings)
     else:
-        chosen = job.factorise(job.settings, shrunk_root(first_moments[0], moments_of_halves).root)
+        chosen = whitened = job.factorise(job.settings, root.root)
         plain = job.factorise(_at_rank(job, chosen.rank))
-    root = shrunk_root(first_moments[0], moments_of_halves, least=0.0 if as_seen else plain.error**2)
-    whitened = job.factorise(_at_rank(job, chosen.rank), root.root)
+    if not as_seen:
+        root = shrunk_root(first_moments[0], moments_of_halves, least=plain.error**2)
+    if not as_seen or whitened is plain:
+        whitened = job.factorise(_at_rank(job, chosen.rank), root.root)
     first, last, ridge = whitened.weights[0].double(), whitened.weights[1].double(), None
     if mode != "whiten":
         first, last, ridge = _refitted([whitened, plain], offsets, root.root, total, halves)
