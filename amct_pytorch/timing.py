@@ -3,8 +3,9 @@
 A device and its host are noisy, and drift. So the two are timed in turn, in pairs, and it is the ratio within each
 pair that counts; the order changes from pair to pair. Each time is that of a group of calls that together take
 milliseconds, since the start of a single call would be the host's, not the device's. Before each group the
-last-level cache is overwritten. The speed-up is the median of the ratios, its confidence interval a percentile
-bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+last-level cache is overwritten; the first call of a group pays for that, so both have as many calls in a group. The
+speed-up is the median of the ratios, its confidence interval a percentile bootstrap (Efron & Tibshirani, An
+Introduction to the Bootstrap, 1993, chapter 13).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CONFIDENCE = 0.99
 _NEGLIGIBLE = 0.01
 
 _GROUP_SECONDS = 5e-3
+_MOST_GROUP_SECONDS = 1.0  # of something that is compared with a far faster one
 _MOST_CALLS = 1000
 _WARM_UP_SECONDS = 20e-3
 _RESAMPLES = 2000
@@ -111,7 +113,9 @@ def compare(
     """
     flush = _cache_flusher(backend, device)
     both = (before, after)
-    calls = [_calls_in_group(fn, backend, device) for fn in both]
+    fastest = [_seconds_a_call(fn, backend, device) for fn in both]
+    wanted = max(_calls_in(_GROUP_SECONDS, seconds) for seconds in fastest)
+    calls = [min(wanted, _calls_in(_MOST_GROUP_SECONDS, seconds)) for seconds in fastest]
     samples: tuple[list[float], list[float]] = ([], [])
     for number in range(pairs):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
@@ -142,15 +146,22 @@ def speed_up_of(before: Sequence[float], after: Sequence[float]) -> SpeedUp:
     return SpeedUp(math.exp(float(np.median(ratios))), math.exp(float(low)), math.exp(float(high)), verdict)
 
 
-def _calls_in_group(fn: Callable[[], object], backend: Backend, device: torch.device) -> int:
-    """Warm up, and see how many calls make a group."""
-    spent = backend.time(fn, device=device)  # the first call may compile, or choose its algorithms
-    seconds = backend.time(fn, device=device)
+def _seconds_a_call(fn: Callable[[], object], backend: Backend, device: torch.device) -> float:
+    """Warm up, and see how long a call takes at its fastest."""
+    backend.time(fn, device=device)  # may compile, or choose its algorithms
+    singles = [backend.time(fn, device=device) for _ in range(2)]  # the host may interrupt one
+    spent, seconds = sum(singles), min(singles)
     while spent < _WARM_UP_SECONDS:
-        calls = max(1, min(_MOST_CALLS, math.ceil(_WARM_UP_SECONDS / 4 / max(seconds, 1e-9))))
-        seconds = backend.time(fn, device=device, calls=calls)
-        spent += max(seconds * calls, _WARM_UP_SECONDS / 20)
-    return max(1, min(_MOST_CALLS, math.ceil(_GROUP_SECONDS / max(seconds, 1e-9))))
+        calls = _calls_in(_WARM_UP_SECONDS / 4, seconds)
+        found = backend.time(fn, device=device, calls=calls)
+        seconds = min(seconds, found)
+        spent += max(found * calls, _WARM_UP_SECONDS / 20)
+    return seconds
+
+
+def _calls_in(span: float, seconds: float) -> int:
+    """How many calls take a span of time, each of them some seconds."""
+    return max(1, min(_MOST_CALLS, math.ceil(span / max(seconds, 1e-9))))
 
 
 def _cache_flusher(backend: Backend, device: torch.device) -> Callable[[], object]:

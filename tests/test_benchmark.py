@@ -72,6 +72,28 @@ def test_a_layer_against_itself_shows_no_difference_in_38_of_40_runs() -> None:
     assert verdicts.count("no difference seen") >= 38, verdicts
 
 
+def test_what_the_first_call_of_a_group_costs_makes_no_difference() -> None:
+    """The second looks three times as slow while the size of the groups is chosen, as if the machine were busy."""
+
+    class ColdCache(Instant):
+        busy = 0
+
+        def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
+            self.busy += fn is second and self.busy < 12
+            slow = 3 if fn is second and self.busy < 12 else 1
+            return slow * 1e-4 * (calls + 5) / calls
+
+    def first() -> None: ...
+
+    def second() -> None: ...
+
+    backend = ColdCache()
+    found = compare(first, second, backend=backend, device=backend.device())
+    assert backend.busy == 12
+    assert found.before.calls == found.after.calls
+    assert (found.speed_up.ratio, found.speed_up.verdict) == (1.0, "no difference seen")
+
+
 def test_a_layer_of_twice_the_work_is_slower_and_the_other_way_round_faster() -> None:
     backend, x = get_backend("cpu"), torch.randn(2, 64, 16, 16)
     one, two = conv().eval(), nn.Sequential(conv(), conv()).eval()
