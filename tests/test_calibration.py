@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import math
 import sys
 import warnings
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from amct_pytorch.errors import AmctWarning, ConfigError, InputsError, LayerError
+from amct_pytorch.errors import AmctWarning, ConfigError, InfoFileError, InputsError, LayerError
 from amct_pytorch.tensor_decompose import (
     Calibration,
     DecompositionConfig,
@@ -88,19 +90,26 @@ def data(seed: int, kind: str, count: int = 4) -> Tensor:
 KINDS = st.sampled_from(["noise", "few", "offset", "dead", "constant"])
 
 
-def fitted(layer: nn.Conv2d, x: Tensor, rank: int, mode: str) -> nn.Module:
+def fitted(layer: nn.Conv2d, x: Tensor, rank: int, mode: str, *, add_bias: bool = True) -> nn.Module:
     """What replaces a layer that is calibrated on one batch."""
     config = DecompositionConfig(rank=FixedRank(rank), require_gain=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "too few calibration data", AmctWarning)
-        plan = plan_decomposition(nn.Sequential(layer), config, calibration=Calibration([x], mode=mode))
+        calibration = Calibration([x], mode=mode, add_bias=add_bias)
+        plan = plan_decomposition(nn.Sequential(layer), config, calibration=calibration)
     return plan.apply(nn.Sequential(layer))[0]
 
 
 @settings(max_examples=200, deadline=None)
-@given(options=geometries(), kind=KINDS, mode=st.sampled_from(["refit", "reconstruct"]), seed=st.integers(0, 99))
+@given(
+    options=geometries(),
+    kind=KINDS,
+    mode=st.sampled_from(["refit", "reconstruct"]),
+    seed=st.integers(0, 99),
+    add_bias=st.booleans(),
+)
 def test_on_the_data_the_response_is_never_further_off_than_the_plain_splits(
-    options: dict[str, Any], kind: str, mode: str, seed: int
+    options: dict[str, Any], kind: str, mode: str, seed: int, add_bias: bool
 ) -> None:
     torch.manual_seed(seed)
     layer = nn.Conv2d(**options)
@@ -111,13 +120,13 @@ def test_on_the_data_the_response_is_never_further_off_than_the_plain_splits(
         plain = auto_decomposition(
             nn.Sequential(layer), config=DecompositionConfig(rank=FixedRank(rank), require_gain=False)
         )[0](x)
-        found = fitted(layer, x, rank, mode)(x)
+        found = fitted(layer, x, rank, mode, add_bias=add_bias)(x)
     scale = float(expected.square().sum())
     assert float((found - expected).square().sum()) <= float((plain - expected).square().sum()) * 1.0001 + 1e-9 * scale
 
 
-def first_axis_objective(layer: nn.Conv2d, row: nn.Module, x: Tensor) -> float:
-    """The mean over the last axis' offsets of ‖Eᵀ·(p − mean p)‖², p the first-axis patches there, by plain loops."""
+def first_axis_objective(layer: nn.Conv2d, row: nn.Module, x: Tensor, centred: bool) -> float:
+    """The mean over the last axis' offsets of ‖Eᵀ·p‖², p the first-axis patches there, by plain loops."""
     height, width = layer.kernel_size
     first_is_height = row[0].kernel_size[0] > 1 or (height == row[0].kernel_size[0] and row[1].kernel_size[0] == 1)
     whole = patches_of(layer, x)
@@ -129,7 +138,7 @@ def first_axis_objective(layer: nn.Conv2d, row: nn.Module, x: Tensor) -> float:
         for other in range(places):
             p = whole[:, :, :, other] if first_is_height else whole[:, :, other]
             p = p.flatten(1)
-            if layer.bias is not None:
+            if centred:
                 p = p - p.mean(0)
             total += float((p @ kernel.flatten(1).T).square().sum())
     return total
@@ -157,10 +166,11 @@ def patches_of(layer: nn.Conv2d, x: Tensor) -> Tensor:
     options={"in_channels": 64, "out_channels": 64, "kernel_size": (3, 3), "stride": (2, 1), "bias": True},
     kind="constant",  # nothing is left of it but rounding once it is centred
     seed=0,
+    add_bias=False,
 )
-@given(options=geometries(), kind=KINDS, seed=st.integers(0, 99))
+@given(options=geometries(), kind=KINDS, seed=st.integers(0, 99), add_bias=st.booleans())
 def test_whiten_is_never_worse_than_the_plain_split_for_what_it_minimises(
-    options: dict[str, Any], kind: str, seed: int
+    options: dict[str, Any], kind: str, seed: int, add_bias: bool
 ) -> None:
     torch.manual_seed(seed)
     layer = nn.Conv2d(**options)
@@ -168,8 +178,10 @@ def test_whiten_is_never_worse_than_the_plain_split_for_what_it_minimises(
     rank = 1 + seed % 40
     with torch.no_grad():
         config = DecompositionConfig(rank=FixedRank(rank), require_gain=False)
-        plain = first_axis_objective(layer, auto_decomposition(nn.Sequential(layer), config=config)[0][0], x)
-        found = first_axis_objective(layer, fitted(layer, x, rank, "whiten")[0], x)
+        plain_row = auto_decomposition(nn.Sequential(layer), config=config)[0][0]
+        row = fitted(layer, x, rank, "whiten", add_bias=add_bias)[0]
+        centred = row[1].bias is not None
+        plain, found = (first_axis_objective(layer, split, x, centred) for split in (plain_row, row))
     scale = float((patches_of(layer, x).flatten(1) @ layer.weight.double().flatten(1).T).square().sum().detach())
     assert found <= plain * 1.0001 + 1e-8 * scale
 
@@ -190,7 +202,7 @@ def test_at_full_rank_every_mode_reproduces_the_layer(options: dict[str, Any], k
 def test_for_white_inputs_whiten_gives_the_plain_splits_product(channels: tuple[int, int]) -> None:
     layer = conv(*channels, padding=0, bias=False)
     white = torch.eye(channels[0] * 9).reshape(-1, channels[0], 3, 3) * 3  # every patch once
-    row = fitted(layer, white, 20, "whiten")[0]
+    row = fitted(layer, white, 20, "whiten", add_bias=False)[0]
     plain = auto_decomposition(nn.Sequential(layer), config=DecompositionConfig(rank=FixedRank(20)))[0][0]
     torch.testing.assert_close(row.weight, plain.weight, rtol=0, atol=1e-5)
 
@@ -265,11 +277,103 @@ def test_online_and_offline_are_equal_bit_for_bit_with_corrected_biases(mode: st
     assert torch.equal(blank(image()), model(image()))
 
 
+class WithoutBiases(nn.Module):
+    """As most networks with batch normalisation are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 3, padding=1)
+        self.conv1, self.conv2 = conv(bias=False), conv(64, 128, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(self.stem(x).relu()).relu())
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_a_layer_without_bias_stays_without(mode: str) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 64, 3), conv(bias=False))
-    auto_decomposition(model, config=LOW, calibration=Calibration(batches(), mode=mode))
-    assert model[1].bias is None
+def test_a_layer_without_a_bias_gets_one_that_sets_the_mean_response_right(mode: str, tmp_path: Path) -> None:
+    model, info = WithoutBiases().eval(), tmp_path / "info.json"
+    x = batches(1)
+    plan = plan_decomposition(model, LOW, calibration=Calibration(x, mode=mode))
+    assert str(plan).count("bias added") == 2
+    original = copy.deepcopy(model)
+    plan.apply(model, info)
+    assert sum(parameter.numel() for parameter in model.parameters()) == plan.parameters_after
+    for name, planned in zip(["conv1", "conv2"], plan.layers[1:], strict=True):
+        row = model.get_submodule(name)
+        assert row.added_bias
+        assert sum(parameter.numel() for parameter in row.parameters()) == planned.parameters_after
+        with torch.no_grad():
+            row[1].bias.zero_()
+    with torch.no_grad():
+        wanted = original.conv1(original.stem(x[0]).relu()).mean((0, 2, 3))
+        without = model.conv1(model.stem(x[0]).relu()).mean((0, 2, 3))
+        model.conv1[1].bias.copy_(plan.layers[1].bias)
+        found = model.conv1(model.stem(x[0]).relu()).mean((0, 2, 3))
+    assert (found - wanted).norm() < 0.2 * (without - wanted).norm()
+
+
+def test_a_network_with_added_biases_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
+    model, info = WithoutBiases().eval(), tmp_path / "info.json"
+    one = dataclasses.replace(LOW, layers={"conv2": False})
+    auto_decomposition(model, config=one, calibration=Calibration(batches()))
+    auto_decomposition(model, info, config=LOW)  # the second without data: the file tells both
+    entries = json.loads(info.read_text())
+    assert [(entry["version"], entry.get("added_bias")) for entry in entries] == [(2, True), (1, None)]
+    with torch.device("meta"):
+        skeleton = WithoutBiases()
+    for blank in (WithoutBiases(), skeleton):
+        blank, _ = decompose_network(blank.eval(), info)
+        assert not blank.conv1[1].bias.is_meta or blank is skeleton
+        blank.load_state_dict(model.state_dict(), assign=True)
+        assert torch.equal(blank(image()), model(image()))
+        assert blank.conv1.added_bias
+        assert decompose_network(blank, info) == (blank, {})  # it is what the file says
+    with pytest.raises(InfoFileError, match="'conv1' is decomposed already, .* expected rank 12 and an added bias"):
+        decompose_network(auto_decomposition(WithoutBiases(), config=LOW)[0], info)
+    with pytest.raises(InfoFileError, match="'conv1'.*, added_bias: expected false, as the model's layer has a bias"):
+        decompose_network(TwoConvs(), info)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_layer_stays_without_a_bias_where_none_may_be_added(mode: str, tmp_path: Path) -> None:
+    model = WithoutBiases()
+    calibration = Calibration(batches(), mode=mode, add_bias=False)
+    plan = plan_decomposition(model, LOW, calibration=calibration)
+    plan.apply(model, tmp_path / "info.json")
+    assert model.conv1.bias is None
+    assert "added_bias" not in (tmp_path / "info.json").read_text()
+    assert sum(parameter.numel() for parameter in model.parameters()) == plan.parameters_after
+
+
+def test_an_added_bias_is_of_the_kind_of_the_weight() -> None:
+    model = WithoutBiases().to(torch.bfloat16, memory_format=torch.channels_last)
+    model.conv1.weight.requires_grad_(False)
+    model.conv1.weight.mark = "of weights"
+    auto_decomposition(model, config=LOW, calibration=Calibration([x.bfloat16() for x in batches()]))
+    frozen, free = model.conv1[1].bias, model.conv2[1].bias
+    assert frozen.dtype == free.dtype == torch.bfloat16
+    assert (frozen.requires_grad, free.requires_grad) == (False, True)
+    assert not hasattr(frozen, "mark")
+    assert isinstance(free, nn.Parameter)
+
+
+def test_layers_that_share_a_weight_get_a_bias_each() -> None:
+    class _Tied(WithoutBiases):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = conv(bias=False)
+            self.again.weight = self.conv1.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv1(self.stem(x).relu()).relu()
+            return self.conv2(self.again(x + 1).relu())
+
+    model = _Tied().eval()
+    plan = plan_decomposition(model, LOW, calibration=Calibration(batches()))
+    plan.apply(model)
+    assert model.conv1[1].weight is model.again[1].weight
+    assert not torch.equal(model.conv1[1].bias, model.again[1].bias)
+    assert sum(parameter.numel() for parameter in model.parameters()) == plan.parameters_after
 
 
 def structured() -> TwoConvs:

@@ -267,7 +267,7 @@ class _Other(nn.Module):
         (
             lambda: auto_decomposition(TwoConvs(), config=DecompositionConfig(rank=FixedRank(20)))[0],
             InfoFileError,
-            "decomposed already, and not as the file says: expected rank 32, found 20",
+            "decomposed already, and not as the file says: expected rank 32, found rank 20",
         ),
         (lambda: nn.DataParallel(TwoConvs()), ModelError, "wrapped in DataParallel"),
     ],

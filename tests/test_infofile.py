@@ -102,7 +102,8 @@ def _drop(*keys: object) -> Callable[[list[Any]], None]:
         (_edit(0, "mode", to="XYZ"), "entry 0 ('conv1'), mode: expected 'SCFK' for this geometry, found 'XYZ'"),
         (_edit(0, "mode", to=None), "mode: expected a string, found None"),
         (_edit(0, "method", to="tucker3"), "entry 0 ('conv1'), method: no decomposition method is named 'tucker3'"),
-        (_edit(0, "version", to=2), "version: expected 1 (or none), the newest that this release reads, found 2"),
+        (_edit(0, "version", to=3), "version: expected 1 to 2 (or none), the newest that this release reads, found 3"),
+        (_edit(0, "added_bias", to=1), "entry 0 ('conv1'), added_bias: expected true or false, found 1"),
         (_drop(0, "decom_nodes", "last"), "decom_nodes: expected the keys first, last, found ['first']"),
         (_edit(0, "decom_nodes", "first", "weight_shape", to=[0, 64, 3, 1]), "four whole numbers from 1 on"),
         (_edit(0, "decom_nodes", "first", "weight_shape", to=[32, 64, 3]), "four whole numbers from 1 on"),
@@ -155,7 +156,7 @@ def test_two_names_of_one_layer_must_have_one_rank(tmp_path: Path) -> None:
     model = TwoConvs()
     model.alias = model.conv1
     check = snapshot(model)
-    with pytest.raises(InfoFileError, match="'conv1' and 'alias' are one layer .* found 32 and 48"):
+    with pytest.raises(InfoFileError, match="'conv1' and 'alias' are one layer .* found rank 32 and rank 48"):
         decompose_network(model, path)
     check()
 

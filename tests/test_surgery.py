@@ -343,7 +343,7 @@ def test_decompose_network_twice_changes_nothing_and_another_rank_is_told(tmp_pa
     assert decompose_network(model, path) == (model, {})
     check()
     path.write_text(path.read_text().replace("32", "48"))
-    with pytest.raises(InfoFileError, match="'conv1' is decomposed already, .* expected rank 48, found 32"):
+    with pytest.raises(InfoFileError, match="'conv1' is decomposed already, .* expected rank 48, found rank 32"):
         decompose_network(model, path)
     check()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import LayerError, warn_user
 from .calibration import Calibration, EndOfRun, Forward, Mode, Runs, acting
 from .conv import ConvSpec
-from .fitted import Fitted, bytes_of_moments, correctable_biases, fit, offsets_of, positions_wanted, rows_for
+from .fitted import Fitted, bias_of, bytes_of_moments, correctable_biases, fit, offsets_of, positions_wanted, rows_for
 from .jobs import Job
 from .linalg import exact_matmul
 from .moments import MomentSums
@@ -48,10 +48,10 @@ def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report
     InputsError
         The model fails on a batch, a layer's input is not finite, or there are no batches.
     """
-    biases = [correctable_biases(runs.model, job) for job in jobs]
+    biases = [correctable_biases(runs.model, job, add=runs.calibration.add_bias) for job in jobs]
     for job, numbers in zip(jobs, biases, strict=True):
         for layer, module, number in zip(job.layers, job.modules, numbers, strict=True):
-            if number is not None and not bool(torch.isfinite(cast(Tensor, module.bias)).all()):
+            if number is not None and not bool(torch.isfinite(bias_of(module)).all()):
                 raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
     if runs.calibration.mode == "reconstruct":
         fitted = _layer_after_layer(runs, jobs, biases, report, team)

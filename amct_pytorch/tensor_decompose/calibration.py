@@ -46,8 +46,9 @@ class Calibration:
         decomposed so far gives it, and is fitted to the responses of the original, so later layers make up
         for earlier ones. One pass with the original, then one for each layer, up to that layer.
 
-    A layer with a bias of its own gets a corrected one; a layer without stays without. The second of every
-    eight batches, four at most, is held back from the fit, and the plan's errors are measured on those.
+    Biases are corrected along with the factors; a layer without gets one, as a batch normalisation behind it
+    would have it no other way. The second of every eight batches, four at most, is held back from the fit, and
+    the plan's errors are measured on those.
 
     Parameters
     ----------
@@ -64,6 +65,9 @@ class Calibration:
         No more batches than this are taken.
     mode
         ``"whiten"``, ``"refit"`` or ``"reconstruct"``.
+    add_bias
+        Whether a layer without a bias gets one. With False it stays without: accuracy is lower, but AMCT can
+        rebuild the network from the information file, and one that is meant to have no biases has none.
     memory
         Bytes that the moments of whole patches may take, 24·(in·kh·kw)² for a layer: in ``"refit"`` of all
         layers together, in ``"reconstruct"`` of one. The largest layers that do not fit in are fitted as in
@@ -79,6 +83,7 @@ class Calibration:
     forward: Callable[[nn.Module, Any], object] | None = field(default=None, kw_only=True)
     max_batches: int | None = field(default=None, kw_only=True)
     mode: Mode = field(default="whiten", kw_only=True)
+    add_bias: bool = field(default=True, kw_only=True)
     memory: int = field(default=2 * 2**30, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -99,6 +104,8 @@ class Calibration:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"Calibration: {name} must be a whole number from {least} on, found {value!r}")
+        if not isinstance(self.add_bias, bool):
+            raise ConfigError(f"Calibration: add_bias must be True or False, found {self.add_bias!r}")
         if self.mode not in get_args(Mode):
             raise ConfigError(
                 f"Calibration: mode must be one of {', '.join(map(repr, get_args(Mode)))}, found {self.mode!r}"

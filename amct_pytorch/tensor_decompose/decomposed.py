@@ -21,7 +21,14 @@ class DecomposedConv2d(nn.Sequential):
     convolution it replaced, it answers with those of the whole: geometry, ``bias``, and ``weight``, the
     kernel (out, in, kh, kw) that the row amounts to, composed anew at every reading. Gradients flow
     through ``weight`` into the row's own weights, but writing into it changes nothing.
+
+    Attributes
+    ----------
+    added_bias
+        Whether the row has a bias that the convolution had not.
     """
+
+    added_bias = False
 
     # TorchScript would compile every property; none is part of the forward pass.
     __jit_unused_properties__ = [  # noqa: RUF012  # TorchScript reads it from the class
@@ -70,7 +77,7 @@ class DecomposedConv2d(nn.Sequential):
             dilation=_by_axis(max, [stage.dilation for stage in stages]),
             groups=first.groups,
             padding_mode=first.padding_mode,
-            bias=last.bias,
+            bias=last.bias and not self.added_bias,
         )
 
     @property
@@ -86,7 +93,7 @@ class DecomposedConv2d(nn.Sequential):
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """The bias of the last convolution, which is that of the whole; a view, as the Parameter is the last one's."""
+        """The bias of the last convolution, which is that of the row; a view, as the Parameter is the last one's."""
         bias = cast(nn.Conv2d, self[-1]).bias
         return None if bias is None else bias.view_as(bias)
 

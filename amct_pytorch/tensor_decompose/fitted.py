@@ -20,7 +20,7 @@ from .jobs import Job
 from .lowrank import balanced
 from .methods import Factors
 from .moments import MomentSums
-from .surgery import build_row, parameters_like
+from .surgery import bias_for, build_row, parameters_like
 
 # Positions sampled for each unknown of the largest problem: of the first convolution's patch, several of which lie at
 # each position, or of the whole one.
@@ -87,7 +87,7 @@ class Fitted:
     factors, plain
         The fitted factors, and those of the plain split at the same rank.
     biases
-        For each layer of the job its corrected bias (out,), or None where it keeps what it has.
+        For each layer of the job its corrected or added bias (out,), or None where it keeps what it has.
     fit
         How they were found.
     """
@@ -112,15 +112,16 @@ def rows_for(
     biases = [None] * len(job.layers) if biases is None else biases
     for layer, module, bias in zip(job.layers, job.modules, biases, strict=True):
         stages = job.method.stages(cast(ConvSpec, layer.conv), factors.rank)
-        own = None if bias is None else parameters_like(cast(Tensor, module.bias), [bias])[0]
+        own = None if bias is None else bias_for(module, bias)
         rows[module] = build_row(module, stages, parameters_like(module.weight, factors.weights), own)
     return rows
 
 
-def correctable_biases(model: nn.Module, job: Job) -> tuple[int | None, ...]:
+def correctable_biases(model: nn.Module, job: Job, *, add: bool) -> tuple[int | None, ...]:
     """For each layer of a job a number for its bias, the same for the same bias; None where it must stay as it is.
 
-    It must where there is none, where something outside of the job holds it too, and where it has hooks.
+    It must where something outside of the job holds it too, and where it has hooks. A layer that has none has one
+    of zeros, if such may be added.
     """
     inside = set(job.modules)
     numbers: dict[int, int] = {}
@@ -133,12 +134,21 @@ def correctable_biases(model: nn.Module, job: Job) -> tuple[int | None, ...]:
     }
     for module in job.modules:
         bias = module._parameters.get("bias")
-        hooked = bias is not None and (bias._backward_hooks or getattr(bias, "_post_accumulate_grad_hooks", None))
-        if bias is None or id(bias) in elsewhere or hooked:
-            taken.append(None)
+        if bias is None:
+            number = numbers.setdefault(id(module), len(numbers)) if add else None
+        elif id(bias) in elsewhere or bias._backward_hooks or getattr(bias, "_post_accumulate_grad_hooks", None):
+            number = None
         else:
-            taken.append(numbers.setdefault(id(bias), len(numbers)))
+            number = numbers.setdefault(id(bias), len(numbers))
+        taken.append(number)
     return tuple(taken)
+
+
+def bias_of(module: nn.Conv2d) -> Tensor:
+    """Its bias (out,) in float64 on the host, zeros where it has none."""
+    if module.bias is None:
+        return torch.zeros(module.out_channels, dtype=torch.float64)
+    return module.bias.detach().cpu().double()
 
 
 def offsets_of(job: Job) -> Tensor:
@@ -204,8 +214,7 @@ def fit(
         if number is not None and number in means and number not in corrected:
             patch, target = means[number]
             wanted = kernel @ patch if target is None else target
-            bias = cast(Tensor, module.bias).detach().cpu().double()
-            corrected[number] = bias + wanted - new_kernel @ patch
+            corrected[number] = bias_of(module) + wanted - new_kernel @ patch
     precision = job.weight().dtype
     samples = sums.samples * (offsets.shape[1] if mode == "whiten" else 1)
     return Fitted(

@@ -1,13 +1,16 @@
 """The decomposition information file: JSON that says which layers were split, how, and into what shapes.
 
-One entry a decomposed layer, in the order of named_modules, in the reference's format; ``version`` and
-``method`` are ours, and the reference ignores them::
+One entry a decomposed layer, in the order of named_modules, in the reference's format; ``version``, ``method`` and
+``added_bias`` are ours, and the reference ignores them::
 
     [{"ori_layer_info": {"name": "cnn.5", "in_channels": 64, "out_channels": 128, "kernel_size": [3, 3],
                          "stride": [1, 1], "dilation": [1, 1], "groups": 1},
       "mode": "SCFK",
       "decom_nodes": {"first": {"weight_shape": [32, 64, 3, 1]}, "last": {"weight_shape": [128, 32, 1, 3]}},
       "version": 1, "method": "separable"}]
+
+Where calibration has given the layer a bias that it had not, the entry has ``"added_bias": true`` and version 2:
+to be read over would be to rebuild another network. Otherwise it has neither.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from ..errors import ConfigError, InfoFileError, LayerError
@@ -23,7 +26,7 @@ from .conv import ConvSpec
 from .decomposed import DecomposedConv2d
 from .methods import METHODS, get_method
 
-VERSION = 1
+VERSION = 2
 _NODES = ("first", "last")
 
 
@@ -41,17 +44,21 @@ class Entry:
         Geometry of the original convolution. Of a file, its padding and bias say nothing.
     rank
         Channels between the convolutions that replace it.
+    added_bias
+        Whether the last of them has a bias although the layer has none.
     """
 
     name: str
     method: str
     conv: ConvSpec
     rank: int
+    added_bias: bool = False
 
     @property
     def stages(self) -> tuple[ConvSpec, ...]:
         """The convolutions that replace the layer."""
-        return get_method(self.method).stages(self.conv, self.rank)
+        *before, last = get_method(self.method).stages(self.conv, self.rank)
+        return (*before, replace(last, bias=last.bias or self.added_bias))
 
 
 def dump(entries: Sequence[Entry]) -> str:
@@ -102,20 +109,22 @@ def entries_of_rows(rows: Mapping[str, DecomposedConv2d]) -> list[Entry]:
     for name, row in rows.items():
         try:
             rank = row.stages[0].out_channels
-            made_by = [method for method in METHODS.values() if method.stages(row.spec, rank) == row.stages]
+            possible = [Entry(name, method, row.spec, rank, row.added_bias) for method in METHODS]
+            described = [entry for entry in possible if entry.stages == row.stages]
         except LayerError:
-            made_by = []
-        if not made_by:
+            described = []
+        if not described:
             raise LayerError(
                 f"layer {name!r}: expected a row of convolutions as a decomposition method makes it, found {row}: "
                 "the information file cannot describe it"
             )
-        entries.append(Entry(name, made_by[0].name, row.spec, rank))
+        entries.append(described[0])
     return entries
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
     conv = entry.conv
+    bias = {"added_bias": True} if entry.added_bias else {}
     return {
         "ori_layer_info": {
             "name": entry.name,
@@ -130,8 +139,9 @@ def _to_json(entry: Entry) -> dict[str, Any]:
         "decom_nodes": {
             node: {"weight_shape": list(stage.weight_shape)} for node, stage in zip(_NODES, entry.stages, strict=True)
         },
-        "version": VERSION,
+        "version": 2 if entry.added_bias else 1,
         "method": entry.method,
+        **bias,
     }
 
 
@@ -159,9 +169,9 @@ def _load_json(text: str) -> object:
 def _parse_entry(item: object, where: str, layers: Mapping[str, ConvSpec | str]) -> Entry:
     if not isinstance(item, dict):
         _fail(where, "an object", item)
-    version = item.get("version", VERSION)
+    version = item.get("version", 1)
     if not _is_int(version) or not 1 <= version <= VERSION:
-        _fail(f"{where}, version", f"{VERSION} (or none), the newest that this release reads", version)
+        _fail(f"{where}, version", f"1 to {VERSION} (or none), the newest that this release reads", version)
     info = _field(item, "ori_layer_info", where, dict, "an object")
     name = _field(info, "name", f"{where}, ori_layer_info", str, "a string")
     where = f"{where} ({name!r})"
@@ -202,7 +212,10 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, ConvSpec | str])
     rank = shapes[0][0]
     if rank > method.full_rank(conv):
         _fail(f"{where}, decom_nodes", f"a rank of {method.full_rank(conv)} at most", rank)
-    entry = Entry(name, method.name, conv, rank)
+    added_bias = _field({"added_bias": False, **item}, "added_bias", where, bool, "true or false")
+    if added_bias and conv.bias:
+        _fail(f"{where}, added_bias", "false, as the model's layer has a bias of its own", added_bias)
+    entry = Entry(name, method.name, conv, rank, added_bias)
     for node, stage, shape in zip(_NODES, entry.stages, shapes, strict=True):
         if shape != list(stage.weight_shape):
             _fail(f"{where}, decom_nodes, {node}, weight_shape", repr(list(stage.weight_shape)), shape)

@@ -18,7 +18,7 @@ from .durable import check_writable, sync_folder_of, write_text
 from .fitted import Fit
 from .infofile import Entry, dump, entries_of_rows
 from .outcome import Outcome
-from .surgery import Replacement, build_row, parameters_like, replaced
+from .surgery import Replacement, bias_for, build_row, parameters_like, replaced
 from .survey import check_model, rows_of, slots, survey
 from .team import Team, team
 
@@ -48,7 +48,7 @@ class LayerPlan:
     factors
         Weights of the convolutions that replace it, on the CPU; empty for a kept layer.
     bias
-        The corrected bias of the last one, on the CPU; None where the layer's own stays.
+        The corrected bias of the last one, or the one added, on the CPU; None where the layer's own stays.
     fingerprint
         Of the weight that was factored, and of the bias that was corrected, to tell whether they have changed
         when the plan is applied.
@@ -88,7 +88,12 @@ class LayerPlan:
     def entries(self) -> list[Entry]:
         """What the information file says of a decomposed layer, one entry a name."""
         conv, method, rank = cast(ConvSpec, self.conv), cast(str, self.method), cast(int, self.rank)
-        return [Entry(name, method, conv, rank) for name in self.names]
+        return [Entry(name, method, conv, rank, self.added_bias) for name in self.names]
+
+    @property
+    def added_bias(self) -> bool:
+        """Whether the layer gets a bias that it has not."""
+        return self.bias is not None and not cast(ConvSpec, self.conv).bias
 
 
 @dataclass(frozen=True)
@@ -196,10 +201,10 @@ class DecompositionPlan:
             if key not in shared:
                 shared[key] = parameters_like(conv.weight, layer.factors)
             bias = None
-            if layer.bias is not None and conv.bias is not None:
+            if layer.bias is not None:
                 bias_key = (id(layer.bias), id(conv.bias))
                 if bias_key not in shared:
-                    shared[bias_key] = parameters_like(conv.bias, [layer.bias])
+                    shared[bias_key] = [bias_for(conv, layer.bias)]
                 (bias,) = shared[bias_key]
             row = build_row(conv, layer.entries[0].stages, shared[key], bias)
             replacements.append(Replacement(layer.names, conv, row))
@@ -241,7 +246,7 @@ def _table(layers: Sequence[LayerPlan]) -> str:
             _change(layer.macs, layer.macs_after),
             _error(layer.response_error if calibrated else layer.error),
             _error(layer.plain_response_error),
-            "" if layer.fit is None else str(layer.fit),
+            "" if layer.fit is None else f"{layer.fit}{', bias added' if layer.added_bias else ''}",
             layer.reason,
         ]
         for layer in layers

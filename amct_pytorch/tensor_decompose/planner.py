@@ -99,11 +99,7 @@ def make_plan(
         rows.update((layer.names, plan) for layer, plan in calibrated)
     plans = tuple(_with_macs(rows[layer.names], calls.get(layer.names)) for layer in layers)
     parameters = sum(parameter.numel() for parameter in model.parameters() if not _is_lazy(parameter))
-    saved = sum(
-        job.conv.parameters - cast(int, rows[job.layers[0].names].parameters_after)
-        for job in jobs
-        if rows[job.layers[0].names].decompose
-    )
+    saved = sum(_saved(job, [rows[layer.names] for layer in job.layers]) for job in jobs)
     return DecompositionPlan(plans, parameters, parameters - saved, outcome, together=team.size > 1)
 
 
@@ -258,7 +254,6 @@ def _kept(layer: Found, reason: str) -> LayerPlan:
 
 def _planned(layer: Found, job: Job, factors: Factors, bias: torch.Tensor | None = None) -> LayerPlan:
     conv, module = cast(ConvSpec, layer.conv), cast(nn.Conv2d, layer.module)
-    after = sum(stage.parameters for stage in job.method.stages(conv, factors.rank))
     plan = LayerPlan(
         names=layer.names,
         conv=conv,
@@ -268,13 +263,13 @@ def _planned(layer: Found, job: Job, factors: Factors, bias: torch.Tensor | None
         mode=job.method.mode(conv),
         rank=factors.rank,
         parameters=conv.parameters,
-        parameters_after=after,
         error=factors.error,
         factors=factors.weights,
         bias=bias,
         fingerprint=fingerprint(module, bias is not None),
     )
     if not job.gains(factors.rank):
+        after = job.parameters_at(factors.rank)
         return replace(
             plan,
             decompose=False,
@@ -284,7 +279,15 @@ def _planned(layer: Found, job: Job, factors: Factors, bias: torch.Tensor | None
             factors=(),
             bias=None,
         )
-    return plan
+    return replace(plan, parameters_after=sum(stage.parameters for stage in plan.entries[0].stages))
+
+
+def _saved(job: Job, plans: Sequence[LayerPlan]) -> int:
+    """Parameters that the split saves: of the weight once, less a bias for each layer that gets one."""
+    if not plans[0].decompose:
+        return 0
+    added = sum(plan.added_bias for plan in plans) * job.conv.out_channels
+    return job.conv.parameters - job.parameters_at(cast(int, plans[0].rank)) - added
 
 
 def _with_macs(plan: LayerPlan, calls: Calls | None) -> LayerPlan:

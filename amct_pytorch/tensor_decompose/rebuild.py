@@ -14,7 +14,7 @@ from ..errors import InfoFileError
 from .conv import ConvSpec
 from .decomposed import DecomposedConv2d
 from .infofile import Entry
-from .surgery import Replacement, build_row, parameters_like
+from .surgery import Replacement, bias_for, build_row, parameters_like
 from .survey import Found, Slot
 
 
@@ -63,7 +63,8 @@ def rebuilt(
         if key not in shared:
             weights = [_initial_weight(stage, conv.weight.device, generator) for stage in entry.stages]
             shared[key] = parameters_like(conv.weight, weights)
-        row = build_row(conv, entry.stages, shared[key])
+        bias = bias_for(conv, torch.zeros(conv.out_channels)) if entry.added_bias else None
+        row = build_row(conv, entry.stages, shared[key], bias)
         replacements.append(Replacement(names, conv, row))
     return replacements
 
@@ -97,19 +98,24 @@ def untied(replacements: Sequence[Replacement], layers: Sequence[Found]) -> list
 def _check_alike(entries: Sequence[Entry]) -> None:
     first = entries[0]
     for entry in entries[1:]:
-        if (entry.method, entry.rank) != (first.method, first.rank):
+        if entry.stages != first.stages:
             raise InfoFileError(
-                f"{first.name!r} and {entry.name!r} are one layer of the model: expected one rank for both, "
-                f"found {first.rank} and {entry.rank}"
+                f"{first.name!r} and {entry.name!r} are one layer of the model: expected both to be split alike, "
+                f"found {_described(first.rank, first.added_bias)} and {_described(entry.rank, entry.added_bias)}"
             )
 
 
 def _check_same(entry: Entry, row: DecomposedConv2d) -> None:
     if row.stages != entry.stages:
         raise InfoFileError(
-            f"{entry.name!r} is decomposed already, and not as the file says: expected rank {entry.rank}, "
-            f"found {row.stages[0].out_channels}: begin with the model before decomposition"
+            f"{entry.name!r} is decomposed already, and not as the file says: expected "
+            f"{_described(entry.rank, entry.added_bias)}, found "
+            f"{_described(row.stages[0].out_channels, row.added_bias)}: begin with the model before decomposition"
         )
+
+
+def _described(rank: int, added_bias: bool) -> str:
+    return f"rank {rank}" + (" and an added bias" if added_bias else "")
 
 
 def _initial_weight(stage: ConvSpec, device: torch.device, generator: torch.Generator) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .calibration import EndOfRun, Forward, Runs, acting
 from .decomposed import DecomposedConv2d
-from .fitted import Fitted, offsets_of, relative_error, rows_for
+from .fitted import Fitted, bias_of, offsets_of, relative_error, rows_for
 from .fitting import composed
 from .jobs import Job
 from .linalg import exact_matmul
@@ -169,7 +169,7 @@ def _corrected(watch: Watch, shifts: dict[int, Tensor]) -> Tensor | None:
     """The bias (out,) that a layer is to have, or None where it keeps the one it has."""
     if watch.intercept not in shifts:
         return None
-    return cast(Tensor, watch.module.bias).detach().cpu().double() + shifts[watch.intercept]
+    return bias_of(watch.module) + shifts[watch.intercept]
 
 
 def _with_scale(job: Job, fitted: Fitted, watches: Sequence[Watch], total: _Sums) -> Fitted:

@@ -55,11 +55,21 @@ def build_row(
     bias: nn.Parameter | None = None,
 ) -> DecomposedConv2d:
     """The row of convolutions for a layer: with these weights, a bias or the layer's own, and its training mode."""
+    own_bias = conv._parameters.get("bias")
     row = DecomposedConv2d(*map(build_conv, stages))
     for stage, weight in zip(row, weights, strict=True):
         stage.weight = weight
-    row[-1].register_parameter("bias", conv._parameters.get("bias") if bias is None else bias)
+    row[-1].register_parameter("bias", own_bias if bias is None else bias)
+    row.added_bias = own_bias is None and bias is not None
     return row.train(conv.training)
+
+
+def bias_for(conv: nn.Conv2d, values: torch.Tensor) -> nn.Parameter:
+    """A bias of these values (out,) for the row that replaces a layer: like its own one, or like its weight."""
+    if conv.bias is not None:
+        return parameters_like(conv.bias, [values])[0]
+    with torch.inference_mode(False), torch.no_grad():
+        return nn.Parameter(values.to(conv.weight.dtype, copy=True).to(conv.weight.device), conv.weight.requires_grad)
 
 
 def parameters_like(original: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[nn.Parameter]:
