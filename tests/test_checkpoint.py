@@ -29,6 +29,7 @@ from amct_pytorch.errors import (
     ModelError,
 )
 from amct_pytorch.tensor_decompose import (
+    Calibration,
     DecompositionConfig,
     FixedRank,
     auto_decomposition,
@@ -75,6 +76,16 @@ def test_a_model_that_is_decomposed_alike_is_loaded_too(tmp_path: Path) -> None:
     loaded, changes = load_decomposed(other, place)
     assert changes == {}
     assert torch.equal(loaded.eval()(image()), net(image()))
+
+
+def test_biases_that_calibration_has_added_come_back(tmp_path: Path) -> None:
+    blank = nn.Sequential(conv(bias=False), nn.ReLU(), conv(bias=False)).eval()
+    x = image(2, 64, 9, 9)
+    net, _ = auto_decomposition(copy.deepcopy(blank), calibration=Calibration([x]))
+    save_decomposed(net, tmp_path / "checkpoint")
+    loaded, _ = load_decomposed(blank, tmp_path / "checkpoint")
+    assert net[2][1].bias.count_nonzero() > 0
+    assert torch.equal(loaded(x), net(x))
 
 
 def test_the_files_serve_without_us(tmp_path: Path) -> None:

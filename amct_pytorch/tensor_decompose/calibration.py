@@ -46,9 +46,9 @@ class Calibration:
         decomposed so far gives it, and is fitted to the responses of the original, so later layers make up
         for earlier ones. One pass with the original, then one for each layer, up to that layer.
 
-    Biases are corrected along with the factors; a layer without gets one, as a batch normalisation behind it
-    would have it no other way. The second of every eight batches, four at most, is held back from the fit, and
-    the plan's errors are measured on those.
+    Biases are corrected along with the factors, and a layer without gets one: the mean of what a low rank leaves
+    out is to be made up for, in front of a batch normalisation too. The second of every eight batches, four at
+    most, is held back from the fit, and the plan's errors are measured on those.
 
     Parameters
     ----------
