@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import LayerError, warn_user
@@ -13,7 +12,7 @@ from .calibration import Calibration, EndOfRun, Forward, Mode, Runs, acting
 from .conv import ConvSpec
 from .fitted import Fitted, bias_of, bytes_of_moments, correctable_biases, fit, offsets_of, positions_wanted, rows_for
 from .jobs import Job
-from .linalg import exact_matmul
+from .linalg import exact_matmul, is_finite
 from .moments import MomentSums
 from .progress import Report
 from .rescaled import rescale
@@ -51,7 +50,7 @@ def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report
     biases = [correctable_biases(runs.model, job, add=runs.calibration.add_bias) for job in jobs]
     for job, numbers in zip(jobs, biases, strict=True):
         for layer, module, number in zip(job.layers, job.modules, numbers, strict=True):
-            if number is not None and not bool(torch.isfinite(bias_of(module)).all()):
+            if number is not None and not is_finite(bias_of(module)):
                 raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
     if runs.calibration.mode == "reconstruct":
         fitted = _layer_after_layer(runs, jobs, biases, report, team)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .calibration import Mode
-from .config import DecompositionConfig, EvbmfRank, FixedRank
+from .config import DecompositionConfig, EvbmfRank, FixedRank, RatioRank
 from .conv import ConvSpec
 from .decomposed import DecomposedConv2d
 from .fitting import Moments, Refit, composed, improve_first, patch_offsets, refit, seen_by_first, shrunk_root
@@ -27,6 +27,8 @@ from .surgery import bias_for, build_row, parameters_like
 _POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
 # And at least so many, which cost a small layer little.
 _LEAST_POSITIONS = 2048
+# Policies whose ranks are those without calibration.
+_WHATEVER_THE_DATA = (EvbmfRank, FixedRank, RatioRank)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def fit(
     ]
     moments_of_halves = [(half.weight, second) for half, second in zip(halves, first_moments[1:], strict=True)]
     root = shrunk_root(first_moments[0], moments_of_halves)
-    if isinstance(job.settings.rank, EvbmfRank):
+    if isinstance(job.settings.rank, _WHATEVER_THE_DATA):
         chosen = whitened = plain = job.factorise(job.settings)
     else:
         chosen = whitened = job.factorise(job.settings, root.root)

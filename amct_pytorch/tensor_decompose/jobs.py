@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import ConfigError
 from .config import DecompositionConfig
 from .conv import ConvSpec, host_weight
+from .linalg import widened
 from .methods import Factors, Method, get_method
 from .survey import Found
 
@@ -52,8 +53,7 @@ class Job:
 
     def weight(self) -> torch.Tensor:
         """The weight on the host, float64 where it is that, else float32."""
-        weight = host_weight(self.modules[0])
-        return weight.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
+        return widened(host_weight(self.modules[0]))
 
     def factorise(self, settings: DecompositionConfig, root: torch.Tensor | None = None) -> Factors:
         """Factors of the weight, in float64 with a root; see `Method.factorise`."""

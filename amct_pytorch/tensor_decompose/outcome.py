@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .calibration import Forward, Runs, acting
+from .linalg import widened
 from .moments import responses_at, sample_positions
 from .team import Team
 
@@ -151,9 +152,9 @@ class _Tally:
     calls: int = 0
 
     def add(self, response: Tensor, found: Tensor) -> None:
-        exact = _wide(response)
+        exact = widened(response)
         self.total += _energy(exact)
-        self.missed += _energy(_wide(found) - exact)
+        self.missed += _energy(widened(found) - exact)
         self.calls += 1
 
     @property
@@ -225,10 +226,6 @@ def _detached(outputs: object) -> list[Tensor]:
 def _sampled(response: Tensor) -> Tensor:
     batched = response if response.dim() == 4 else response[None]
     return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _energy(values: Tensor) -> float:

@@ -19,7 +19,7 @@ from .config import DecompositionConfig
 from .conv import ConvSpec, host_weight
 from .fitted import rows_for
 from .jobs import Job
-from .linalg import exact_matmul
+from .linalg import exact_matmul, is_finite
 from .methods import Factors, get_method
 from .outcome import Outcome, Replaced, judge
 from .plan import DecompositionPlan, LayerPlan, fingerprint
@@ -152,18 +152,12 @@ def _check_weights(jobs: Sequence[Job]) -> None:
             f"there are no weights to decompose: {_listed(absent)} on the meta device; load the weights first "
             "(to rebuild a decomposed model and load its weights afterwards, use decompose_network)"
         )
-    broken = [job.name for job in jobs if not _is_finite(host_weight(job.modules[0]))]
+    broken = [job.name for job in jobs if not is_finite(host_weight(job.modules[0]))]
     if broken:
         raise LayerError(
             f"expected finite weights, found NaN or infinity in {_listed(broken)}: mend the weights, "
             "or leave the layers out with DecompositionConfig(layers={name: False})"
         )
-
-
-def _is_finite(weight: torch.Tensor) -> bool:
-    # Minimum and maximum show every NaN and infinity, and need no copy of the weight.
-    least, most = torch.aminmax(weight)
-    return bool(torch.isfinite(least) & torch.isfinite(most))
 
 
 def _check_same_on_all_ranks(jobs: Sequence[Job], team: Team) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputsError
 from .conv import ConvSpec
+from .linalg import is_finite, widened
 from .moments import MomentSums, Positions, halves_of, patches_at, responses_at, sample_positions
 
 # Of a response that is kept to be compared with later, so many positions of each item of the batch are.
@@ -107,7 +108,7 @@ class Watch:
 
     def _call(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
         """The response as the layer gives it, then with a batch axis input and response."""
-        if not _is_finite(input):
+        if not is_finite(input):
             raise InputsError(
                 f"layer {self.name!r}: its input on calibration batch {self._batch} holds NaN or infinity: "
                 "nothing can be fitted to that; look at the batch, or at the layers before"
@@ -137,7 +138,7 @@ class Watch:
         return None
 
     def _linear(self, answers: Tensor, where: Positions, bias: Tensor | None) -> Tensor:
-        values = _wide(responses_at(answers, where))
+        values = widened(responses_at(answers, where))
         return values if bias is None else values - bias.detach().to(values.dtype)
 
     def _add(self, sums: MomentSums, images: Tensor, targets: Tensor | None, where: Positions) -> None:
@@ -145,7 +146,7 @@ class Watch:
         second = halves_of(where, height, self._batch)
         order = second.long().argsort(stable=True)
         sizes = [int((~second).sum()), int(second.sum())]
-        patches = patches_at(_wide(images), self.conv, where[order]).split(sizes)
+        patches = patches_at(widened(images), self.conv, where[order]).split(sizes)
         wanted = (None, None) if targets is None else targets[order.to(targets.device)].split(sizes)
         for half in (0, 1):
             sums.add(half, patches[half], wanted[half], where.scale, self.intercept)
@@ -153,14 +154,3 @@ class Watch:
 
 def _batched(images: Tensor) -> Tensor:
     return images if images.dim() == 4 else images[None]
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.detach() if values.dtype == torch.float64 else values.detach().float()
-
-
-def _is_finite(values: Tensor) -> bool:
-    if not values.numel():
-        return True
-    least, most = torch.aminmax(values.detach())
-    return bool(torch.isfinite(least) & torch.isfinite(most))
