@@ -32,6 +32,9 @@ from .watch import Watch
 
 # As if so many positions more had asked for a scale of 1: what is seen only a few times changes little.
 _PRIOR_POSITIONS = 16
+# The scales of a layer's channels are alike, so each is drawn towards the one that serves all of them best, as if that
+# had been seen for such a share of the positions: on few inputs single channels are uncertain.
+_SHARE_IN_COMMON = 0.25
 
 
 @dataclass
@@ -67,9 +70,13 @@ class _Sums:
             of_rows = of_rows + yy - centred * y * y
             products = products + ty - centred * t * y
             energy = energy + tt - centred * t * t
+        of_rows = of_rows.clamp_min(0)
         prior = _PRIOR_POSITIONS / positions * energy.clamp_min(0)
-        scale = (products + prior) / (of_rows.clamp_min(0) + prior)
-        scale = torch.where(scale.isfinite(), scale, 1.0)  # a row may overflow in half precision
+        usable = (products + of_rows).isfinite()  # a row may overflow in half precision
+        common = (products + prior)[usable].sum() / (of_rows + prior)[usable].sum()
+        prior = prior + _SHARE_IN_COMMON * of_rows
+        scale = (products + prior * common) / (of_rows + prior)
+        scale = torch.where(scale.isfinite(), scale, 1.0)
         shifts = {
             number: (t - scale * y) / n for number, (n, y, t, *_) in self.by_intercept.items() if number is not None
         }
