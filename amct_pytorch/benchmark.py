@@ -227,14 +227,14 @@ def _compare_layers(
 
 
 def _compare_layer(pair: Pair, arrived: Sequence[torch.Tensor], setting: _Setting, compiled: bool) -> Comparison:
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator("cpu").manual_seed(0)
     made: dict[object, torch.Tensor] = {}
     images = []
     for blank in arrived:
         kind = (blank.shape, blank.stride())
         if kind not in made:
             # Drawn and laid out on the host: not every device can do either.
-            values = torch.empty_strided(blank.shape, blank.stride(), dtype=torch.float32)
+            values = torch.empty_strided(blank.shape, blank.stride(), dtype=torch.float32, device="cpu")
             made[kind] = values.normal_(generator=draw).to(setting.device, blank.dtype)
         images.append(made[kind])
     layers: tuple[Callable[..., object], Callable[..., object]] = (pair.original, pair.decomposed)

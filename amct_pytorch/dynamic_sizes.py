@@ -125,7 +125,7 @@ def _with_images(inputs: Any, size: tuple[int, int]) -> Any:
     def resize(tensor: Tensor) -> Tensor:
         if tensor.dim() != 4 or tensor.shape[2:] != now:
             return tensor
-        rows, columns = (torch.arange(side) % old for side, old in zip(size, now, strict=True))
+        rows, columns = (torch.arange(side, device=tensor.device) % old for side, old in zip(size, now, strict=True))
         return tensor[:, :, rows][..., columns].contiguous()
 
     return map_tensors(resize, inputs)

@@ -189,4 +189,4 @@ def _cache() -> int:
 
 
 def _flushes_denormals() -> bool:
-    return bool((torch.tensor([1e-310], dtype=torch.float64) * 1).item() == 0)
+    return bool((torch.tensor([1e-310], dtype=torch.float64, device="cpu") * 1).item() == 0)

@@ -335,6 +335,25 @@ def test_a_network_with_added_biases_is_rebuilt_bit_for_bit(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_the_device_that_new_tensors_go_to_makes_no_difference(mode: str, tmp_path: Path) -> None:
+    """Users of an accelerator set it as the default device; what is done on the host stays there."""
+    calibration = Calibration(batches(), mode=mode)
+    model, blank = WithoutBiases().eval(), WithoutBiases().eval()
+    twin = copy.deepcopy(model)
+    expected = auto_decomposition(model, config=LOW, calibration=calibration)[0].state_dict()
+    torch.set_default_device("meta")
+    try:
+        auto_decomposition(twin, tmp_path / "info.json", config=LOW, calibration=calibration)
+        decompose_network(blank, tmp_path / "info.json")
+    finally:
+        torch.set_default_device(None)
+    for found in (twin.state_dict(), blank.state_dict()):
+        assert found.keys() == expected.keys()
+        assert {value.device.type for value in found.values()} == {"cpu"}
+    assert all(torch.equal(value, expected[key]) for key, value in twin.state_dict().items())
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_layer_stays_without_a_bias_where_none_may_be_added(mode: str, tmp_path: Path) -> None:
     model = WithoutBiases()
     calibration = Calibration(batches(), mode=mode, add_bias=False)

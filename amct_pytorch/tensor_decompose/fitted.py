@@ -149,7 +149,7 @@ def correctable_biases(model: nn.Module, job: Job, *, add: bool) -> tuple[int | 
 def bias_of(module: nn.Conv2d) -> Tensor:
     """Its bias (out,) in float64 on the host, zeros where it has none."""
     if module.bias is None:
-        return torch.zeros(module.out_channels, dtype=torch.float64)
+        return torch.zeros(module.out_channels, dtype=torch.float64, device="cpu")
     return module.bias.detach().cpu().double()
 
 

@@ -98,8 +98,8 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: fl
     size = len(total)
     variance = float(total.diagonal().mean())
     if variance <= 0 or not math.isfinite(variance):
-        return Root(torch.eye(size, dtype=total.dtype), 1.0, math.inf)
-    identity = variance * torch.eye(size, dtype=total.dtype)
+        return Root(torch.eye(size, dtype=total.dtype, device="cpu"), 1.0, math.inf)
+    identity = variance * torch.eye(size, dtype=total.dtype, device="cpu")
     (weight, one), (other_weight, other) = halves
     distance = float((total - identity).square().sum())
     disagreement = float((one - other).square().sum()) * weight * other_weight / (weight + other_weight) ** 2
@@ -120,7 +120,7 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: fl
 
 def _largest_eigenvalue(times: Callable[[Tensor], Tensor], size: int) -> float:
     """Of a symmetric matrix that is given by its products, to a few percent, by power iteration."""
-    vector = torch.linspace(1, 2, size, dtype=torch.float64)[:, None]
+    vector = torch.linspace(1, 2, size, dtype=torch.float64, device="cpu")[:, None]
     length = 1.0
     for _ in range(_POWERS):
         vector = times(vector)
@@ -139,7 +139,7 @@ def seen_by_first(second: Tensor, offsets: Tensor) -> Tensor:
     offsets
         (d, J), as of `patch_offsets`.
     """
-    total = torch.zeros(len(offsets), len(offsets), dtype=second.dtype)
+    total = second.new_zeros(len(offsets), len(offsets))
     for offset in offsets.unbind(1):
         total += second[offset[:, None], offset]
     return total / offsets.shape[1]
@@ -161,14 +161,14 @@ def patch_offsets(weight_shape: Sequence[int], first_shape: Sequence[int]) -> Te
         (d, J) indices into the D = in·kh·kw numbers of a patch: d = in·a·b, J the number of places.
     """
     _, in_, height, width = weight_shape
-    grid = torch.arange(in_ * height * width).reshape(in_, height, width)
+    grid = torch.arange(in_ * height * width, device="cpu").reshape(in_, height, width)
     windows = grid.unfold(1, first_shape[2], 1).unfold(2, first_shape[3], 1)
     return windows.permute(0, 3, 4, 1, 2).reshape(in_ * first_shape[2] * first_shape[3], -1)
 
 
 def composed(first: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
     """The kernel (out, D) of two convolutions (R, in, a, b) and (out, R, c, d) in a row."""
-    kernel = torch.zeros(len(last), int(offsets.max()) + 1, dtype=first.dtype)
+    kernel = first.new_zeros(len(last), int(offsets.max()) + 1)
     rows = first.flatten(1)
     for place, offset in zip(last.flatten(2).unbind(2), offsets.unbind(1), strict=True):
         kernel[:, offset] += place @ rows
@@ -308,8 +308,8 @@ def improve_first(
 def _descend(first: Tensor, last: Tensor, offsets: Tensor, root: Tensor, moments: Moments) -> Tensor:
     """A few steps of conjugate gradients, preconditioned as if the places of the last kernel saw independent inputs."""
     places = list(zip(last.flatten(2).unbind(2), offsets.unbind(1), strict=True))
-    inner = sum((place.T @ place for place, _ in places), torch.zeros(len(first), len(first), dtype=first.dtype))
-    inner += (1e-6 * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny) * torch.eye(len(inner))
+    inner = sum((place.T @ place for place, _ in places), first.new_zeros(len(first), len(first)))
+    inner.diagonal().add_(1e-6 * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny)
     inner_root = torch.linalg.cholesky(inner)
 
     def on_first(of_kernel: Tensor) -> Tensor:

@@ -74,10 +74,11 @@ def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions
     images, _, height, width = shape
     count, most = images * height * width, max(1, math.ceil(about))
     if count <= most:
-        flat = torch.arange(count)
+        flat = torch.arange(count, device="cpu")
     else:
-        generator = torch.Generator().manual_seed(seed)
-        flat = ((torch.arange(most) + torch.rand(most, generator=generator)) * (count / most)).long()
+        generator = torch.Generator("cpu").manual_seed(seed)
+        within = torch.rand(most, generator=generator, dtype=torch.float32, device="cpu")
+        flat = ((torch.arange(most, device="cpu") + within) * (count / most)).long()
         flat = flat.clamp_max(count - 1)
     return Positions(flat // (height * width), flat // width % height, flat % width, count / max(1, len(flat)))
 
@@ -88,8 +89,8 @@ def patches_at(images: Tensor, conv: ConvSpec, where: Positions) -> Tensor:
     height, width = conv.kernel_size
     if _MUCH * len(where.image) * height * width > math.prod(seen.shape[:3]):
         seen = seen.contiguous()  # then a place is read at once, and most are, some several times
-    row = where.row[:, None] * conv.stride[0] + torch.arange(height).repeat_interleave(width)
-    column = where.column[:, None] * conv.stride[1] + torch.arange(width).repeat(height)
+    row = where.row[:, None] * conv.stride[0] + torch.arange(height, device="cpu").repeat_interleave(width)
+    column = where.column[:, None] * conv.stride[1] + torch.arange(width, device="cpu").repeat(height)
     image, row, column = (index.to(seen.device) for index in (where.image[:, None], row, column))
     return seen[image, row, column].transpose(1, 2).flatten(1)
 
@@ -104,7 +105,7 @@ def halves_of(where: Positions, height: int, batch: int) -> Tensor:
     """Which half of the data each position belongs to, False or True: images go in turns, a lone one is cut in two."""
     if len(where.image) == 0 or int(where.image.max()) > 0:
         return (where.image + batch) % 2 == 1
-    return ((where.row >= height / 2) + torch.tensor(batch)) % 2 == 1
+    return ((where.row >= height / 2).long() + batch) % 2 == 1
 
 
 @dataclass
@@ -138,7 +139,9 @@ class _Sums:
         pooled: dict[str, Tensor] = {}
         for name in sorted(shape_of):
             tensor = own.get(name)
-            pooled[name] = team.sum(torch.zeros(shape_of[name], dtype=torch.float64) if tensor is None else tensor)
+            if tensor is None:
+                tensor = torch.zeros(shape_of[name], dtype=torch.float64, device="cpu")
+            pooled[name] = team.sum(tensor)
         self.second, self.cross = pooled.get("second"), pooled.get("cross")
         for intercept in sorted({intercept for *_, found in told for intercept in found}):
             weight = sum(found.get(intercept, 0.0) for *_, found in told)
@@ -317,7 +320,7 @@ def _centred(sums: _Sums, kernel: Tensor, offsets: Tensor | None, like: _Sums) -
 
 
 def _plus(total: Tensor | None, block: Tensor, scale: float) -> Tensor:
-    total = torch.zeros(block.shape, dtype=torch.float64) if total is None else total
+    total = torch.zeros(block.shape, dtype=torch.float64, device="cpu") if total is None else total
     return total.add_(block.cpu(), alpha=scale)
 
 

@@ -49,7 +49,7 @@ def rebuilt(
             _check_same(entry, rows[entry.name])
         else:
             named[id(layer_of[entry.name].module)].append(entry)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     shared: dict[tuple[int, str, int], list[nn.Parameter]] = {}
     replacements = []
     for group in named.values():
@@ -63,7 +63,7 @@ def rebuilt(
         if key not in shared:
             weights = [_initial_weight(stage, conv.weight.device, generator) for stage in entry.stages]
             shared[key] = parameters_like(conv.weight, weights)
-        bias = bias_for(conv, torch.zeros(conv.out_channels)) if entry.added_bias else None
+        bias = bias_for(conv, torch.zeros(conv.out_channels, device="cpu")) if entry.added_bias else None
         row = build_row(conv, entry.stages, shared[key], bias)
         replacements.append(Replacement(names, conv, row))
     return replacements

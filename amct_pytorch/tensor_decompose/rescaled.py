@@ -63,7 +63,7 @@ class _Sums:
 
     def solve(self) -> tuple[Tensor, dict[int, Tensor]]:
         """The scale (out,) that the layers have in common, and for each bias the shift (out,) of what it is without."""
-        positions, of_rows, products, energy = torch.zeros(4, 1, dtype=torch.float64)
+        positions, of_rows, products, energy = torch.zeros(4, 1, dtype=torch.float64, device="cpu")
         for intercept, (n, y, t, yy, ty, tt) in self.by_intercept.items():
             centred = float(intercept is not None) / n
             positions = positions + n
