@@ -15,15 +15,15 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from . import ascend_compare
-from .ascend_files import Network, Target, atc_script, readme, run_script, target_of
-from .ascend_tools import Conversion, Timing, convert, time_compiled
-from .drafts import checked_place, drafted
-from .dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
+from ._deploy import ascend_compare
+from ._deploy.ascend_files import Network, Target, atc_script, readme, run_script, target_of
+from ._deploy.ascend_tools import Conversion, Timing, convert, time_compiled
+from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
+from ._deploy.onnx_file import ExportReport, on_host, outputs_of, require_extra, write_onnx
+from ._report.units import save_json
+from ._run.placement import batch_size_of
+from ._storage.drafts import checked_place, drafted
 from .errors import ConfigError, ExportAccessError
-from .on_device import batch_size_of
-from .onnx_file import ExportReport, on_host, outputs_of, require_extra, write_onnx
-from .report import save_json
 
 PRECISIONS = ("fp16", "origin", "mixed_float16", "mixed_bfloat16", "cube_fp16in_fp32out")
 """What ATC's ``--precision_mode_v2`` takes: origin keeps the types of the file."""

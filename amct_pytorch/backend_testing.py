@@ -24,9 +24,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from ._report.units import name_of
 from .backend import Backend, DeviceInfo, Tolerance
 from .errors import ConfigError
-from .report import name_of
 from .tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 from .validate import validate
 

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .backend import Backend
-from .benchmark_report import WHOLE, BenchmarkReport, BenchmarkRun, LayerBenchmark
-from .errors import ConfigError, DeviceError, warn_user
-from .on_device import (
+from ._measure.benchmark_report import WHOLE, BenchmarkReport, BenchmarkRun, LayerBenchmark
+from ._measure.pairing import Pair, pairs_of
+from ._measure.timing import Comparison, compare
+from ._report.units import name_of
+from ._run.isolation import call_with, checked_inputs, run_model, untouched_generators, watched
+from ._run.placement import (
     backend_of,
     batch_size_of,
     checked_dtypes,
@@ -26,12 +28,10 @@ from .on_device import (
     released,
     resized,
 )
-from .pairs import Pair, pairs_of
-from .report import name_of
-from .tensor_decompose.conv import spec_of
-from .tensor_decompose.probe import call_with, checked_inputs, run_model, untouched_generators, watched
-from .tensor_decompose.progress import Report, Steps, reporting
-from .timing import Comparison, compare
+from ._run.progress import Report, Steps, reporting
+from .backend import Backend
+from .errors import ConfigError, DeviceError, warn_user
+from .tensor_decompose.model.spec import spec_of
 
 __all__ = ["BenchmarkReport", "BenchmarkRun", "LayerBenchmark", "benchmark"]
 
@@ -50,9 +50,10 @@ def benchmark(
 ) -> BenchmarkReport:
     """Time a model and its decomposed form on a device, in turn, as wholes and layer by layer.
 
-    See `amct_pytorch.timing` for how. Both run in eval mode without gradients, under the process's own settings of
-    precision, which the report tells. A layer is timed on random values of the shapes that reach it; layers that are
-    alike are timed once. Weights do not matter to the times, so a model from `decompose_network` will do.
+    See `amct_pytorch._measure.timing` for how. Both run in eval mode without gradients, under the process's own
+    settings of precision, which the report names. A layer is timed on random values of the shapes that reach it;
+    layers that are alike are timed once. Weights do not matter to the times, so a model from `decompose_network`
+    will do.
 
     Parameters
     ----------

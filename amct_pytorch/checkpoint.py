@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import CheckpointError, ConfigError, MissingExtra, ModelError
-from .sealed import (
+from ._run.isolation import map_tensors
+from ._storage.sealed import (
     MANIFEST,
     check_replaceable,
     checked_place,
@@ -35,11 +35,11 @@ from .sealed import (
     swapped_in,
     write_text,
 )
+from .errors import CheckpointError, ConfigError, MissingExtra, ModelError
 from .tensor_decompose.api import rebuilding
-from .tensor_decompose.infofile import dump, entries_of_rows
-from .tensor_decompose.plan import DecompositionPlan
-from .tensor_decompose.probe import map_tensors
-from .tensor_decompose.survey import check_model, rows_of
+from .tensor_decompose.info_file.schema import dump, entries_of_rows
+from .tensor_decompose.model.layers import check_model, rows_of
+from .tensor_decompose.plan.plan import DecompositionPlan
 
 _FORMAT, _VERSION = "amct_pytorch.checkpoint", 1
 _INFO, _PLAN, _TRAINING = "decompose_info.json", "plan.txt", "training.pt"

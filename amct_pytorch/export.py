@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .drafts import checked_place, drafted
-from .dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
+from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
+from ._deploy.onnx_file import ExportCheck, ExportReport, TensorInfo, on_host, require_extra, write_onnx
+from ._storage.drafts import checked_place, drafted
 from .errors import ConfigError, ExportAccessError
-from .onnx_file import ExportCheck, ExportReport, TensorInfo, on_host, require_extra, write_onnx
 
 __all__ = ["ExportCheck", "ExportReport", "TensorInfo", "export_onnx"]
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ._measure.pairing import Pair, pairs_of
 from .errors import ConfigError, InputsError, LayerError
-from .pairs import Pair, pairs_of
-from .tensor_decompose.survey import check_model, rows_of
+from .tensor_decompose.model.layers import check_model, rows_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from .backend import Backend, Tolerance
-from .errors import LayerError
-from .on_device import (
+from ._measure.pairing import Pair, pairs_of
+from ._measure.validation_report import DtypeValidation, LayerValidation, ValidationReport
+from ._report.units import name_of, ratio_of
+from ._run.isolation import checked_inputs, run_model, untouched_generators
+from ._run.placement import (
     backend_of,
     check_finite,
     checked_dtypes,
@@ -23,13 +25,11 @@ from .on_device import (
     placed_model,
     released,
 )
-from .pairs import Pair, pairs_of
-from .report import name_of, ratio_of
-from .tensor_decompose.conv import build_conv
-from .tensor_decompose.decomposed import DecomposedConv2d
-from .tensor_decompose.probe import checked_inputs, run_model, untouched_generators
-from .tensor_decompose.progress import Report, Steps, reporting
-from .validation_report import DtypeValidation, LayerValidation, ValidationReport
+from ._run.progress import Report, Steps, reporting
+from .backend import Backend, Tolerance
+from .errors import LayerError
+from .tensor_decompose.model.chain import DecomposedConv2d
+from .tensor_decompose.model.spec import build_conv
 
 __all__ = ["DtypeValidation", "LayerValidation", "ValidationReport", "validate"]
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch._deploy.ascend_tools import Timing
 from amct_pytorch.ascend import AscendReport, export_ascend
-from amct_pytorch.ascend_tools import Timing
 from amct_pytorch.errors import AmctError, ConfigError, ExportAccessError, ExportError, InputsError, MissingExtra
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
@@ -268,7 +268,7 @@ def test_compare_tells_right_from_wrong(
         (tmp_path / folder).mkdir()
     np.save(tmp_path / "reference" / "0_linear.npy", values)
     write(tmp_path / "results", values)
-    from amct_pytorch import ascend_compare
+    from amct_pytorch._deploy import ascend_compare
 
     # As a file of its own, without this package.
     command = [sys.executable, "-I", ascend_compare.__file__, str(tmp_path / "results"), str(tmp_path / "reference")]

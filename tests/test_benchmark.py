@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from amct_pytorch._measure.timing import compare, speed_up_of
 from amct_pytorch.backend import DeviceInfo, get_backend
 from amct_pytorch.benchmark import BenchmarkReport, benchmark
 from amct_pytorch.errors import AmctError, AmctWarning, ConfigError, DeviceError, InputsError, LayerError, ModelError
 from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
-from amct_pytorch.timing import compare, speed_up_of
 
 from .models import TwoConvs, conv, image, snapshot
 

@@ -31,8 +31,8 @@ from amct_pytorch.tensor_decompose import (
     decompose_network,
     plan_decomposition,
 )
-from amct_pytorch.tensor_decompose.conv import spec_of
-from amct_pytorch.tensor_decompose.moments import patches_at, sample_positions
+from amct_pytorch.tensor_decompose.calibration.moments import patches_at, sample_positions
+from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
 

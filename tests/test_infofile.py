@@ -239,7 +239,7 @@ _CRASH = """
 import os, signal, sys
 import torch
 from torch import nn
-import amct_pytorch.tensor_decompose.durable as durable
+import amct_pytorch._storage.atomic as durable
 from amct_pytorch.tensor_decompose import plan_decomposition
 
 torch.set_num_threads(1)

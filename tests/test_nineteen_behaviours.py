@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, weight_norm
 
-import amct_pytorch.tensor_decompose.durable as durable
+import amct_pytorch._storage.atomic as durable
 from amct_pytorch.errors import InfoFileError, InputsError, LayerError
 from amct_pytorch.tensor_decompose import (
     DecomposedConv2d,

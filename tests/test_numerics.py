@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from amct_pytorch.tensor_decompose import linalg, lowrank, plan_decomposition
-from amct_pytorch.tensor_decompose.rank import clamp_to_window, energy_rank, evbmf_rank, round_rank
-from amct_pytorch.tensor_decompose.workers import alone_and_together, run_all
+from amct_pytorch._run.workers import alone_and_together, run_all
+from amct_pytorch.tensor_decompose import plan_decomposition
+from amct_pytorch.tensor_decompose.methods import linalg
+from amct_pytorch.tensor_decompose.methods import low_rank as lowrank
+from amct_pytorch.tensor_decompose.ranks.evbmf import clamp_to_window, energy_rank, evbmf_rank, round_rank
 
 
 def test_evbmf_finds_the_terms_that_stand_out_of_noise() -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from amct_pytorch._run.process_group import Team
 from amct_pytorch.errors import RankFailed
 from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
-from amct_pytorch.tensor_decompose.team import Team
 
 from .models import TwoConvs
 from .ranks import run_on_ranks
@@ -83,7 +83,7 @@ def one_fails(rank: int, where: str, folder: str) -> list[str]:
             batches = _batches(rank) if rank == 0 else [torch.full((4, 3, 16, 16), torch.nan)]
             auto_decomposition(net, calibration=Calibration(batches))
         else:  # the first rank cannot write, which it finds out last
-            import amct_pytorch.tensor_decompose.plan as plan
+            import amct_pytorch.tensor_decompose.plan.plan as plan
 
             def full(*_: object) -> None:
                 raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-import amct_pytorch.tensor_decompose.durable as durable
+import amct_pytorch._storage.atomic as durable
 from amct_pytorch.errors import AmctWarning, InfoFileError, LayerError
 from amct_pytorch.tensor_decompose import DecomposedConv2d, auto_decomposition, decompose_network
 

@@ -24,8 +24,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch._report.table import format_table
 from amct_pytorch.errors import MissingExtra
-from amct_pytorch.table import format_table
 from amct_pytorch.tensor_decompose import (
     Calibration,
     DecompositionConfig,
@@ -33,7 +33,7 @@ from amct_pytorch.tensor_decompose import (
     auto_decomposition,
     plan_decomposition,
 )
-from amct_pytorch.tensor_decompose.calibration import Mode
+from amct_pytorch.tensor_decompose.calibration.data import Mode
 
 _ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_ROOT / "examples" / "digits"))

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch._report.table import format_table
+from amct_pytorch._report.units import in_ms, name_of
 from amct_pytorch.backend import Backend, BackendStatus, get_backend, list_backends
 from amct_pytorch.benchmark import BenchmarkReport, BenchmarkRun, benchmark
 from amct_pytorch.errors import AmctError
-from amct_pytorch.report import in_ms, name_of
-from amct_pytorch.table import format_table
 from amct_pytorch.tensor_decompose import auto_decomposition
 from amct_pytorch.validate import ValidationReport, validate
 

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from amct_pytorch._report.units import name_of
 from amct_pytorch.backend import Backend, get_backend
 from amct_pytorch.checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
 from amct_pytorch.errors import (
@@ -39,7 +40,6 @@ from amct_pytorch.errors import (
     MissingExtra,
 )
 from amct_pytorch.finetune import others_frozen
-from amct_pytorch.report import name_of
 from amct_pytorch.tensor_decompose import (
     DecompositionConfig,
     EnergyRank,

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from amct_pytorch.table import format_table
+from amct_pytorch._report.table import format_table
 from amct_pytorch.tensor_decompose import auto_decomposition
-from amct_pytorch.tensor_decompose.conv import ConvSpec, spec_of
 from amct_pytorch.tensor_decompose.methods import get_method
+from amct_pytorch.tensor_decompose.model.spec import ConvSpec, spec_of
 
 METHOD = get_method("separable")
 

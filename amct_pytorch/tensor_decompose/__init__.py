@@ -25,10 +25,10 @@ Without fine-tuning, with factors fitted to some unlabelled inputs::
 """
 
 from .api import auto_decomposition, decompose_network, plan_decomposition
-from .calibration import Calibration
+from .calibration.data import Calibration
 from .config import DecompositionConfig, EnergyRank, EvbmfRank, FixedRank, RatioRank
-from .decomposed import DecomposedConv2d
-from .plan import DecompositionPlan, LayerPlan
+from .model.chain import DecomposedConv2d
+from .plan.plan import DecompositionPlan, LayerPlan
 
 __all__ = [
     "Calibration",

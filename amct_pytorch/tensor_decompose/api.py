@@ -9,19 +9,19 @@ from typing import cast
 
 from torch import nn
 
+from .._run.process_group import Team, team
+from .._run.progress import Report, reporting
+from .._storage.atomic import check_writable, read_text
 from ..errors import ConfigError, InfoFileError, LayerError, warn_user
-from .calibration import Calibration
+from .calibration.data import Calibration
 from .config import DecompositionConfig, check_keys_name_layers
-from .conv import ConvSpec
-from .durable import check_writable, read_text
-from .infofile import parse
-from .plan import DecompositionPlan
-from .planner import make_plan
-from .progress import Report, reporting
-from .rebuild import rebuilt, untied
-from .surgery import replaced
-from .survey import check_model, rows_of, slots, survey
-from .team import Team, team
+from .info_file.rebuild import rebuilt, untied
+from .info_file.schema import parse
+from .model.layers import check_model, rows_of, slots, survey
+from .model.replace import replaced
+from .model.spec import ConvSpec
+from .plan.plan import DecompositionPlan
+from .plan.planner import make_plan
 
 
 def auto_decomposition(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from ..errors import ConfigError
-from .rank import Singulars, clamp_to_window, energy_rank, evbmf_rank, round_rank
+from .ranks.evbmf import Singulars, clamp_to_window, energy_rank, evbmf_rank, round_rank
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on

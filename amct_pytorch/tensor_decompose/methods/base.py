@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from ..config import DecompositionConfig
-from ..conv import ConvSpec
+from ..model.spec import ConvSpec
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from dataclasses import replace
 import torch
 
 from ..config import DecompositionConfig, Matricised
-from ..conv import ConvSpec
-from ..lowrank import balanced, low_rank
+from ..model.spec import ConvSpec
 from .base import Factors
+from .low_rank import balanced, low_rank
 
 # The axes of a weight (out, in, kh, kw).
 _OUT, _IN, _HEIGHT, _WIDTH = range(4)

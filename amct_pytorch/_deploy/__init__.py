@@ -1,0 +1,1 @@
+"""Writing models for deployment: ONNX files, and what Ascend needs to compile and check them."""

@@ -1,0 +1,188 @@
+"""The text of the scripts and of the README for an Ascend device, after the documentation of CANN's ATC."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from .dynamic_sizes import Dynamic
+
+# After the names that npu-smi gives. A bare Ascend910B is an older chip than the Ascend910B1 to B4.
+_FAMILIES = (
+    (r"Ascend910B\d(C|-\d)?", "Atlas A2"),
+    (r"Ascend910_93\d\d", "Atlas A3"),
+    (r"Ascend950[A-Za-z0-9_]*", "Ascend 950"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip to compile for.
+
+    Attributes
+    ----------
+    soc_version
+        Its name for ATC.
+    family
+        "Atlas A2", "Atlas A3" or "Ascend 950".
+    """
+
+    soc_version: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file in the directory.
+
+    Attributes
+    ----------
+    name
+        Of the file, without its ending.
+    shapes
+        Of its inputs by name, in order; -1 where a size is left open.
+    """
+
+    name: str
+    shapes: dict[str, list[int]]
+
+
+def target_of(soc_version: object) -> Target:
+    """The chip of this name.
+
+    Raises
+    ------
+    ConfigError
+        This is no name of one.
+    """
+    for pattern, family in _FAMILIES:
+        if isinstance(soc_version, str) and re.fullmatch(pattern, soc_version):
+            return Target(soc_version, family)
+    raise ConfigError(
+        f"soc_versions: expected names such as Ascend910B3 (Atlas A2), Ascend910_9391 (Atlas A3) or Ascend950PR_9599 "
+        f"(Ascend 950), found {soc_version!r}: `npu-smi info` on the device tells its own"
+    )
+
+
+def atc_script(target: Target, networks: Sequence[Network], precision: str, dynamic: Dynamic) -> str:
+    """A program that compiles the networks for a chip.
+
+    Parameters
+    ----------
+    precision
+        The default; the variable PRECISION sets another.
+    dynamic
+        The sizes to compile for.
+    """
+    commands = "\n".join(_atc_command(target, network, dynamic) for network in networks)
+    files = " and ".join(f"{network.name}.onnx" for network in networks)
+    return f"""#!/usr/bin/env bash
+# Compiles {files} for {target.soc_version} ({target.family}). First: source CANN's set_env.sh.
+# PRECISION=origin keeps the types of the file, for parity. Further options go to atc as they are.
+set -euo pipefail
+cd "$(dirname "$0")"
+precision="${{PRECISION:-{precision}}}"
+{commands}
+"""
+
+
+def _atc_command(target: Target, network: Network, dynamic: Dynamic) -> str:
+    shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in network.shapes.items())
+    images = [shape for shape in network.shapes.values() if len(shape) == 4]
+    options = [
+        "--mode=0",
+        "--framework=5",
+        f"--model={network.name}.onnx",
+        f'--output="{network.name}_{target.soc_version}_$precision"',
+        f"--soc_version={target.soc_version}",
+        f"--input_format={'NCHW' if images else 'ND'}",
+        f'--input_shape="{shapes}"',
+        '--precision_mode_v2="$precision"',
+    ]
+    if dynamic.batches:
+        options.append(f'--dynamic_batch_size="{",".join(map(str, sorted(dynamic.batches)))}"')
+    if dynamic.image_sizes:
+        sizes = (",".join(map(str, size)) for size in sorted(dynamic.image_sizes))
+        options.append(f'--dynamic_image_size="{";".join(sizes)}"')
+    if any(0 < shape[1] <= 4 for shape in images):
+        options.append("--enable_small_channel=1")
+    return " \\\n  ".join(["atc", *options, '"$@"'])
+
+
+def run_script(inputs: Sequence[str], size: Sequence[str]) -> str:
+    """A program that runs a compiled network on the inputs and compares what it gives.
+
+    Parameters
+    ----------
+    inputs
+        Files of the inputs, in order.
+    size
+        Options that tell ais_bench their size.
+    """
+    options = "".join(f" {option}" for option in size)
+    return f"""#!/usr/bin/env bash
+# Runs a compiled model on the inputs of the parity check, and compares its outputs with those of PyTorch:
+#   bash run.sh NAME.om [options of compare.py]
+set -euo pipefail
+cd "$(dirname "$0")"
+name="$(basename "${{1:?expected the name of an .om file}}" .om)"
+shift
+rm -rf "results/$name"
+mkdir -p "results/$name"
+python3 -m ais_bench --model "$name.om" --input {",".join(inputs)}{options} \\
+  --output results --output_dirname "$name" --outfmt NPY
+python3 compare.py "results/$name" "outputs/${{name%%_*}}" "$@"
+"""
+
+
+def readme(targets: Sequence[Target], networks: Sequence[Network], precision: str, size: Sequence[str]) -> str:
+    """What to run on the device."""
+    first = targets[0]
+    om = f"{{}}_{first.soc_version}_{precision}.om"
+    others = "".join(f"\n- `bash atc_{target.soc_version}.sh` for {target.family}" for target in targets)
+    options = "".join(f" {option}" for option in size)
+    times = "\n".join(
+        f"python3 -m ais_bench --model {om.format(network.name)} --loop 100 --warmup_count 10{options}"
+        for network in networks
+    )
+    return f"""# On the device
+
+Three commands, in this directory, for {first.soc_version}:
+
+```sh
+source /usr/local/Ascend/ascend-toolkit/set_env.sh
+bash atc_{first.soc_version}.sh
+bash run.sh {om.format("model")}
+```
+
+The first sets up CANN, where it is installed; the second compiles with `atc`; the third runs the compiled model with
+`ais_bench` on the inputs in `inputs/` and compares its outputs with those of PyTorch in `outputs/`. It needs Python 3,
+NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` calls an output right whose relative
+error ‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision that `--tolerance` changes.
+
+The scripts for the chips:
+{others}
+
+Files are NumPy's .npy, float32 where the values are floating-point: `inputs/0_NAME.npy` and so on in the order of the
+model's inputs, `outputs/model/0_NAME.npy` likewise.
+
+To rule out half precision, compile in the types of the file, and compare again:
+
+```sh
+PRECISION=origin bash atc_{first.soc_version}.sh
+bash run.sh model_{first.soc_version}_origin.om
+```
+
+Convolutions may run in HF32 all the same, which has no more bits of mantissa than half precision.
+
+How fast it is, as `median` of `NPU_compute_time`:
+
+```sh
+{times}
+```
+
+The scripts follow CANN's documentation, and no card has run them yet: if `atc` refuses an option, take it out of the
+script.
+"""

@@ -1,0 +1,131 @@
+"""Batch and image sizes that are left open in a file: which axes these are, and inputs of other sizes to try it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .._run.isolation import map_tensors
+from .._run.placement import batch_size_of, resized
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Dynamic:
+    """What is left open in the file, and the sizes at which it is checked.
+
+    Attributes
+    ----------
+    batches
+        Numbers of samples; None for a fixed one.
+    image_sizes
+        (height, width) of the images; None for a fixed one.
+    """
+
+    batches: tuple[int, ...] | None = None
+    image_sizes: tuple[tuple[int, int], ...] | None = None
+
+
+def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ...] | None:
+    """The numbers of samples to check at: the given one, 1 and 8, or those listed; None for a fixed one.
+
+    Raises
+    ------
+    ConfigError
+        This is no list of such, or the inputs have no samples.
+    """
+    if dynamic is False or dynamic is None:
+        return None
+    now = batch_size_of(inputs)
+    if now is None:
+        raise ConfigError("dynamic_batch needs inputs with a first axis, found none")
+    batches = [now, 1, 8] if dynamic is True else list(dynamic) if isinstance(dynamic, Iterable) else []
+    if not batches or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in batches):
+        raise ConfigError(f"dynamic_batch must be True or a list of positive numbers of samples, found {dynamic!r}")
+    return tuple(dict.fromkeys(batches))
+
+
+def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) -> tuple[tuple[int, int], ...] | None:
+    """The (height, width) to check at: the given one and its double, or those listed; None for a fixed one.
+
+    Raises
+    ------
+    ConfigError
+        This is no list of such, or the inputs have no images.
+    """
+    if dynamic is False or dynamic is None:
+        return None
+    now = image_size_of(inputs)
+    if now is None:
+        raise ConfigError("dynamic_image_size needs inputs of shape (N, C, H, W), found none")
+    if dynamic is True:
+        return now, (2 * now[0], 2 * now[1])
+    listed = dynamic if isinstance(dynamic, Iterable) else ()
+    sizes = [tuple(size) if isinstance(size, list | tuple) else (size,) for size in listed]
+    if not sizes or not all(
+        len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size) for size in sizes
+    ):
+        raise ConfigError(f"dynamic_image_size must be True or a list of (height, width), found {dynamic!r}")
+    return cast("tuple[tuple[int, int], ...]", tuple(dict.fromkeys(sizes)))
+
+
+def image_size_of(inputs: Any) -> tuple[int, int] | None:
+    """Height and width of the first tensor (N, C, H, W)."""
+    images = (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() == 4)
+    return next(((image.shape[2], image.shape[3]) for image in images), None)
+
+
+def open_axes(inputs: Any, arguments: dict[str, Any], dynamic: Dynamic) -> dict[str, Any] | None:
+    """For every tensor of the inputs the axes left open, by their names.
+
+    Parameters
+    ----------
+    inputs
+        As the user gave them: the first tensor tells the batch size, the first image the image size.
+    arguments
+        The same by the parameters of the model that they go to.
+    dynamic
+        What is left open.
+    """
+    if dynamic.batches is None and dynamic.image_sizes is None:
+        return None
+    batch, image = batch_size_of(inputs), image_size_of(inputs)
+
+    def axes(leaf: object) -> dict[int, str] | None:
+        named = {}
+        if isinstance(leaf, Tensor) and dynamic.batches and leaf.dim() and len(leaf) == batch:
+            named[0] = "batch"
+        if isinstance(leaf, Tensor) and dynamic.image_sizes and leaf.dim() == 4 and leaf.shape[2:] == image:
+            named |= {2: "height", 3: "width"}
+        return named or None
+
+    return {name: tree_map(axes, value) for name, value in arguments.items()}
+
+
+def at_all_sizes(inputs: Any, dynamic: Dynamic) -> Iterator[Any]:
+    """The inputs at the sizes to check, values repeated or cut."""
+    if dynamic.batches is None and dynamic.image_sizes is None:
+        yield inputs
+    for batch in dynamic.batches or ():
+        yield resized(inputs, batch)
+    given = image_size_of(inputs)
+    for size in dynamic.image_sizes or ():
+        if size != given or not dynamic.batches:
+            yield _with_images(inputs, size)
+
+
+def _with_images(inputs: Any, size: tuple[int, int]) -> Any:
+    now = image_size_of(inputs)
+
+    def resize(tensor: Tensor) -> Tensor:
+        if tensor.dim() != 4 or tensor.shape[2:] != now:
+            return tensor
+        rows, columns = (torch.arange(side, device=tensor.device) % old for side, old in zip(size, now, strict=True))
+        return tensor[:, :, rows][..., columns].contiguous()
+
+    return map_tensors(resize, inputs)

@@ -1,0 +1,164 @@
+"""What `amct_pytorch.benchmark` measured, as data, as tables, and as JSON."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from .._report.table import format_table
+from .._report.units import in_gib, in_ms, name_of, save_json, settings_line
+from ..backend import DeviceInfo
+from .timing import Comparison
+
+WHOLE = "whole model"
+"""What a forward pass of the model is called among its layers."""
+
+
+@dataclass(frozen=True)
+class LayerBenchmark:
+    """What was measured of one decomposed layer.
+
+    Attributes
+    ----------
+    name
+        The first name of the layer.
+    conv
+        Its geometry, in words.
+    mode, rank
+        Kernel sizes in the row, and the channels between them.
+    calls
+        How often it runs in a forward pass; the times are those of all its calls.
+    parameters, parameters_after
+        Numbers of weights and biases.
+    macs, macs_after
+        Multiply-accumulates in a forward pass.
+    comparison
+        Times of original and row, and the speed-up; None for a layer that did not run.
+    """
+
+    name: str
+    conv: str
+    mode: str
+    rank: int
+    calls: int
+    parameters: int
+    parameters_after: int
+    macs: int
+    macs_after: int
+    comparison: Comparison | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the row is "faster", "slower", or "no difference seen"; "did not run"."""
+        return self.comparison.speed_up.verdict if self.comparison else "did not run"
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """What was measured in one floating-point type, at one batch size, eager or compiled.
+
+    Attributes
+    ----------
+    dtype
+        The type of weights and inputs.
+    batch_size
+        Samples in a forward pass; None for inputs without any.
+    compiled
+        Whether both models, and each layer, were compiled.
+    settings
+        Of the process while it was measured.
+    layers
+        One `LayerBenchmark` for every decomposed layer.
+    model
+        Times of a forward pass of the two models, and the speed-up.
+    parameters, parameters_after
+        Numbers of parameters of the two models.
+    peak_memory, peak_memory_after
+        Bytes on the device at the peak of a forward pass, parameters and buffers included; None when compiled.
+    fallbacks
+        Operators seen to run on the CPU for lack of the device's own, in this run or one before it.
+    notes
+        What was not measured as asked.
+    """
+
+    dtype: torch.dtype
+    batch_size: int | None
+    compiled: bool
+    settings: dict[str, str]
+    layers: tuple[LayerBenchmark, ...]
+    model: Comparison
+    parameters: int
+    parameters_after: int
+    peak_memory: int | None
+    peak_memory_after: int | None
+    fallbacks: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """What `benchmark` measured; prints as tables.
+
+    Attributes
+    ----------
+    device
+        Where it ran.
+    runs
+        One `BenchmarkRun` a type, batch size, and way to run it.
+    """
+
+    device: DeviceInfo
+    runs: tuple[BenchmarkRun, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON, with every single time.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        """
+        save_json(self, "benchmark", path)
+
+    def __str__(self) -> str:
+        title = f"Benchmark on {self.device.name} ({self.device.family}), {settings_line(dict(self.device.versions))}"
+        return "\n\n".join([title, *(_run_as_text(run, self.device) for run in self.runs)])
+
+
+def _run_as_text(run: BenchmarkRun, device: DeviceInfo) -> str:
+    title = f"{name_of(run.dtype)}{' (emulated)' if run.dtype in device.emulated else ''}"
+    if run.batch_size is not None:
+        title += f", batch {run.batch_size}"
+    header = ["layer", "Conv2d", "row", "rank", "MACs left", "original", "decomposed", "speed-up", "verdict"]
+    rows = [[*_layer_cells(layer), *_comparison_cells(layer.comparison), layer.verdict] for layer in run.layers]
+    rows.append([WHOLE, "", "", "", "", *_comparison_cells(run.model), run.model.speed_up.verdict])
+    lines = [
+        f"{title}, {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}",
+        format_table(header, rows, right=header[3:8]),
+        "Times: median milliseconds a forward pass, ± half the interquartile range. "
+        "Speed-up: median of paired ratios [99 % interval].",
+        f"Parameters: {run.parameters:,} → {run.parameters_after:,}.",
+    ]
+    if run.peak_memory is not None and run.peak_memory_after is not None:
+        lines[-1] += f" Peak memory: {in_gib(run.peak_memory)} → {in_gib(run.peak_memory_after)}."
+    if run.fallbacks:
+        lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+    lines += [f"{note[0].upper()}{note[1:]}" for note in run.notes]
+    return "\n".join(lines)
+
+
+def _layer_cells(layer: LayerBenchmark) -> list[str]:
+    share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
+    return [layer.name or "(the model)", layer.conv, layer.mode, str(layer.rank), share]
+
+
+def _comparison_cells(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return ["", "", ""]
+    times = [
+        f"{in_ms(timing.median)} ± {in_ms((timing.upper_quartile - timing.lower_quartile) / 2)}"
+        for timing in (comparison.before, comparison.after)
+    ]
+    return [*times, str(comparison.speed_up)]

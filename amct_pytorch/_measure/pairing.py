@@ -1,0 +1,123 @@
+"""A model and its decomposed form, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from ..errors import LayerError, ModelError
+from ..tensor_decompose.model.chain import DecomposedConv2d
+from ..tensor_decompose.model.layers import check_model
+from ..tensor_decompose.model.spec import ConvSpec, geometry_of, is_conv2d_like
+
+_KEEP_A_COPY = (
+    "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
+)
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A convolution of the original and what it became.
+
+    Attributes
+    ----------
+    name
+        The first name of the layer in both models.
+    original
+        The convolution.
+    decomposed
+        The row in its place.
+    """
+
+    name: str
+    original: nn.Conv2d
+    decomposed: DecomposedConv2d
+
+    @property
+    def mode(self) -> str:
+        """Kernel sizes of the row: "3×1, 1×3"."""
+        return ", ".join("×".join(map(str, stage.kernel_size)) for stage in self.decomposed.stages)
+
+    @property
+    def rank(self) -> int:
+        """Channels between the convolutions of the row."""
+        return self.decomposed.stages[0].out_channels
+
+
+def pairs_of(original: object, decomposed: object) -> list[Pair]:
+    """Match the decomposed layers of a model with those they came from, in the order of named_modules.
+
+    Raises
+    ------
+    ModelError
+        One of the two is no module, or wrapped in another; or both are the same.
+    LayerError
+        Nothing in the second is decomposed, or the two do not have the same layers otherwise.
+    """
+    for what, model in (("original", original), ("decomposed", decomposed)):
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{what} must be a torch.nn.Module, found {type(model).__module__}.{type(model).__name__}")
+        check_model(model)
+    if original is decomposed:
+        raise ModelError(f"original and decomposed are one and the same model: {_KEEP_A_COPY}")
+    before, after = _layers(cast(nn.Module, original)), _layers(cast(nn.Module, decomposed))
+    rows = {name: layer for name, layer in after.items() if isinstance(layer, DecomposedConv2d)}
+    if not rows:
+        swapped = any(isinstance(layer, DecomposedConv2d) for layer in before.values())
+        advice = "were the two given in the wrong order?" if swapped else "decompose it first"
+        raise LayerError(f"no layer of the decomposed model is decomposed: {advice}")
+    _check_same(before, after)
+    pairs: dict[nn.Module, Pair] = {}
+    for name, row in rows.items():
+        layer = before[name]
+        if not isinstance(layer, DecomposedConv2d):
+            pairs.setdefault(row, Pair(name, cast(nn.Conv2d, layer), row))
+    if not pairs:
+        raise LayerError(f"the original is decomposed in the same layers: {_KEEP_A_COPY}")
+    return list(pairs.values())
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module but the convolutions inside of decomposed layers, by every name."""
+    inside: tuple[str, ...] = ()
+    layers = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if not name.startswith(inside) or not inside:
+            layers[name] = module
+            if isinstance(module, DecomposedConv2d):
+                inside = (*inside, f"{name}." if name else "")
+    return layers
+
+
+def _check_same(before: Mapping[str, nn.Module], after: Mapping[str, nn.Module]) -> None:
+    advice = "compare a decomposed model with the model that it was made from"
+    only = [("original", before.keys() - after.keys()), ("decomposed model", after.keys() - before.keys())]
+    for whose, names in only:
+        if names:
+            raise LayerError(f"only the {whose} has {_listed(sorted(names))}: {advice}")
+    for name, layer in after.items():
+        found, expected = _geometry(before[name]), _geometry(layer)
+        if found != expected:
+            raise LayerError(
+                f"layer {name!r}: the decomposed model has {_described(expected)} where the original has "
+                f"{_described(found)}: {advice}"
+            )
+
+
+def _geometry(layer: nn.Module) -> ConvSpec | None:
+    if isinstance(layer, DecomposedConv2d):
+        return layer.spec
+    return geometry_of(layer) if is_conv2d_like(layer) else None
+
+
+def _described(geometry: ConvSpec | None) -> str:
+    return "no Conv2d" if geometry is None else f"a Conv2d {geometry}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more

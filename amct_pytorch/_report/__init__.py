@@ -1,0 +1,1 @@
+"""Reports: tables as data, and how they are printed and saved."""

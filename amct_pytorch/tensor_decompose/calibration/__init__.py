@@ -1,0 +1,1 @@
+"""Fitting factors to calibration data."""

@@ -1,0 +1,335 @@
+"""Moments of the patches that a convolution sees, from samples of them, summed up batch by batch.
+
+A block of patches is multiplied where the model is, in float32 (float64 where the model is), and summed on the
+host in float64. Positions are sampled where there are far more of them than the fit has unknowns: evenly over
+images and places, and the same ones every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..._run.process_group import Team
+from ..methods.linalg import exact_matmul
+from ..model.spec import ConvSpec, Pair
+from .least_squares import Moments
+
+_ROWS_AT_ONCE = 4096
+_ROWS_OF_A_BLOCK = 8192
+# A symmetric product is computed in so many strips, of so many columns at least.
+_STRIPS = 4
+_LEAST_STRIP = 256
+# Where more than one in so many of all places is read, images are laid out by places first.
+_MUCH = 4
+# Of a float32 product of so many rows, relative to the mean square of what is multiplied.
+_ROUNDING = 1e-6
+
+
+def padded(images: Tensor, conv: ConvSpec) -> Tensor:
+    """The images (N, C, H, W) with the padding that the convolution gives them."""
+    if conv.padding == "valid":
+        return images
+    sides: list[int] = []
+    for axis in (1, 0):
+        if conv.padding == "same":
+            total = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
+            sides += [total // 2, total - total // 2]
+        else:
+            sides += [cast(Pair, conv.padding)[axis]] * 2
+    if not any(sides):
+        return images
+    return functional.pad(images, sides, mode="constant" if conv.padding_mode == "zeros" else conv.padding_mode)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Places of a response: image, row and column of each, as index tensors on the host.
+
+    Attributes
+    ----------
+    scale
+        How many positions each of these stands for.
+    """
+
+    image: Tensor
+    row: Tensor
+    column: Tensor
+    scale: float
+
+    def __getitem__(self, index: Tensor) -> Positions:
+        """Those of them that an index (m,) names, in its order."""
+        return Positions(self.image[index], self.row[index], self.column[index], self.scale)
+
+
+def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions:
+    """Positions of a response (N, out, H, W): all, or about as many as asked for, one from each of equal stretches."""
+    images, _, height, width = shape
+    count, most = images * height * width, max(1, math.ceil(about))
+    if count <= most:
+        flat = torch.arange(count, device="cpu")
+    else:
+        generator = torch.Generator("cpu").manual_seed(seed)
+        within = torch.rand(most, generator=generator, dtype=torch.float32, device="cpu")
+        flat = ((torch.arange(most, device="cpu") + within) * (count / most)).long()
+        flat = flat.clamp_max(count - 1)
+    return Positions(flat // (height * width), flat // width % height, flat % width, count / max(1, len(flat)))
+
+
+def patches_at(images: Tensor, conv: ConvSpec, where: Positions) -> Tensor:
+    """The patches (n, in·kh·kw) that a convolution without dilation sees of images (N, in, H, W) at some positions."""
+    seen = padded(images, conv).permute(0, 2, 3, 1)
+    height, width = conv.kernel_size
+    if _MUCH * len(where.image) * height * width > math.prod(seen.shape[:3]):
+        seen = seen.contiguous()  # then a place is read at once, and most are, some several times
+    row = where.row[:, None] * conv.stride[0] + torch.arange(height, device="cpu").repeat_interleave(width)
+    column = where.column[:, None] * conv.stride[1] + torch.arange(width, device="cpu").repeat(height)
+    image, row, column = (index.to(seen.device) for index in (where.image[:, None], row, column))
+    return seen[image, row, column].transpose(1, 2).flatten(1)
+
+
+def responses_at(responses: Tensor, where: Positions) -> Tensor:
+    """The responses (n, out) of (N, out, H, W) at some positions."""
+    image, row, column = (index.to(responses.device) for index in (where.image, where.row, where.column))
+    return responses.permute(0, 2, 3, 1)[image, row, column]
+
+
+def halves_of(where: Positions, height: int, batch: int) -> Tensor:
+    """Which half of the data each position belongs to, False or True: images go in turns, a lone one is cut in two."""
+    if len(where.image) == 0 or int(where.image.max()) > 0:
+        return (where.image + batch) % 2 == 1
+    return ((where.row >= height / 2).long() + batch) % 2 == 1
+
+
+@dataclass
+class _Sums:
+    """Sums over the positions of one half; ``patches`` and ``targets`` by intercept."""
+
+    weight: float = 0.0
+    second: Tensor | None = None
+    block: Tensor | None = None  # of the second moment, the lower triangle, where the model is, not yet in it
+    rows_of_block: int = 0
+    cross: Tensor | None = None
+    energy: float = 0.0
+    by_intercept: dict[int, tuple[float, Tensor, Tensor | None]] = field(default_factory=dict)
+
+    def flush(self) -> None:
+        """Move the block over to the sum on the host."""
+        if self.block is not None:
+            lower = self.block.cpu().tril_()
+            self.second = _plus(self.second, lower + lower.tril(-1).T, 1)
+            self.block, self.rows_of_block = None, 0
+
+    def pool(self, team: Team) -> None:
+        """Add up what every rank has summed."""
+        self.flush()
+        shapes = {name: None if tensor is None else tensor.shape for name, tensor in self._tensors().items()}
+        weights = {intercept: weight for intercept, (weight, _, _) in self.by_intercept.items()}
+        told = team.gather((self.weight, self.energy, shapes, weights))
+        self.weight, self.energy = (sum(numbers) for numbers in list(zip(*told, strict=True))[:2])
+        shape_of = {name: shape for _, _, found, _ in told for name, shape in found.items() if shape is not None}
+        own = self._tensors()
+        pooled: dict[str, Tensor] = {}
+        for name in sorted(shape_of):
+            tensor = own.get(name)
+            if tensor is None:
+                tensor = torch.zeros(shape_of[name], dtype=torch.float64, device="cpu")
+            pooled[name] = team.sum(tensor)
+        self.second, self.cross = pooled.get("second"), pooled.get("cross")
+        for intercept in sorted({intercept for *_, found in told for intercept in found}):
+            weight = sum(found.get(intercept, 0.0) for *_, found in told)
+            sums = pooled[f"patches {intercept}"], pooled.get(f"targets {intercept}")
+            self.by_intercept[intercept] = (weight, *sums)
+
+    def _tensors(self) -> dict[str, Tensor | None]:
+        tensors = {"second": self.second, "cross": self.cross}
+        for intercept, (_, patches, targets) in self.by_intercept.items():
+            tensors |= {f"patches {intercept}": patches, f"targets {intercept}": targets}
+        return tensors
+
+
+@dataclass
+class MomentSums:
+    """Running sums of what the layers that share one weight see, and are to answer.
+
+    Parameters
+    ----------
+    offsets
+        Given (d, J), the second moment is only that of what the first convolution sees, the mean over the J
+        places of the last one's kernel: (d, d) numbers. With None it is that of whole patches, (D, D).
+    """
+
+    offsets: Tensor | None = None
+    samples: int = 0
+    _halves: tuple[_Sums, _Sums] = field(default_factory=lambda: (_Sums(), _Sums()))
+
+    def add(self, half: int, patches: Tensor, targets: Tensor | None, scale: float, intercept: int | None) -> None:
+        """Add sampled positions.
+
+        Parameters
+        ----------
+        half
+            Of the data, 0 or 1.
+        patches
+            (n, D), finite, float32 or float64, on any device.
+        targets
+            (n, out), the responses without bias that are wanted; None where they are the layer's own.
+        scale
+            How many positions each of these stands for.
+        intercept
+            The layer's bias among those to be corrected: patches and targets are centred by their means over
+            all that have the same. None where there is no such bias.
+        """
+        self.samples += len(patches)
+        blocks = torch.split(patches, _ROWS_AT_ONCE)
+        wanted = [None] * len(blocks) if targets is None else torch.split(targets, _ROWS_AT_ONCE)
+        for block, target in zip(blocks, wanted, strict=True):
+            if len(block):
+                self._add_block(self._halves[half], block, target, scale, intercept)
+
+    def _add_block(
+        self, half: _Sums, patches: Tensor, targets: Tensor | None, scale: float, intercept: int | None
+    ) -> None:
+        seen = patches
+        scale_of_second = scale
+        if self.offsets is not None:
+            size, places = self.offsets.shape
+            seen = patches[:, self.offsets.T.flatten().to(patches.device)].reshape(-1, size)
+            scale_of_second = scale / places
+        with _exact(patches.device):
+            if half.block is None:
+                half.block = seen.new_zeros(seen.shape[1], seen.shape[1])
+            _add_gram(half.block, seen, scale_of_second)
+            cross = None if targets is None else targets.T @ patches
+        half.weight += scale * len(patches)
+        half.rows_of_block += len(seen)
+        if half.rows_of_block >= _ROWS_OF_A_BLOCK:
+            half.flush()
+        if targets is not None and cross is not None:
+            half.cross = _plus(half.cross, cross, scale)
+            half.energy += scale * float(targets.square().sum())
+        if intercept is not None:
+            weight, patch_sum, target_sum = half.by_intercept.get(intercept, (0.0, None, None))
+            patch_sum = _plus(patch_sum, patches.sum(0), scale)
+            target_sum = None if targets is None else _plus(target_sum, targets.sum(0), scale)
+            half.by_intercept[intercept] = (weight + scale * len(patches), patch_sum, target_sum)
+
+    def pool(self, team: Team) -> None:
+        """Add up what every rank has summed."""
+        if team.size > 1:
+            self.samples = sum(team.gather(self.samples))
+            for half in self._halves:
+                half.pool(team)
+
+    def means(self) -> dict[int, tuple[Tensor, Tensor | None]]:
+        """By intercept the means of the patches (D,) and of the targets (out,)."""
+        return {
+            intercept: (patches / weight, None if targets is None else targets / weight)
+            for intercept, (weight, patches, targets) in _by_intercept(self._halves).items()
+        }
+
+    def finish(self, kernel: Tensor) -> tuple[Moments, tuple[Moments, Moments]]:
+        """The centred moments of all the data and of its halves; the sums are used up.
+
+        Parameters
+        ----------
+        kernel
+            (out, D), float64: its responses are the targets where none were given.
+        """
+        first, second = self._halves
+        first.flush()
+        second.flush()
+        sums = [half.second for half in self._halves if half.second is not None]
+        crosses = [half.cross for half in self._halves if half.cross is not None]
+        both = _Sums(
+            weight=first.weight + second.weight,
+            second=sums[0].clone() if len(sums) == 1 else sums[0] + sums[1],
+            cross=None if not crosses else sum(crosses[1:], crosses[0].clone()),
+            energy=first.energy + second.energy,
+            by_intercept=_by_intercept(self._halves),
+        )
+        parts = [_centred(part, kernel, self.offsets, both) for part in (both, first, second)]
+        self._halves = (_Sums(), _Sums())
+        return parts[0], (parts[1], parts[2])
+
+
+def _add_gram(block: Tensor, rows: Tensor, scale: float) -> None:
+    """Add scale·rowsᵀ·rows to the lower triangle of a block, strip by strip; what lies above it is not defined."""
+    size = len(block)
+    step = max(_LEAST_STRIP, math.ceil(size / _STRIPS))
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        block[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop], alpha=scale)
+
+
+def _by_intercept(halves: Sequence[_Sums]) -> dict[int, tuple[float, Tensor, Tensor | None]]:
+    both: dict[int, tuple[float, Tensor, Tensor | None]] = {}
+    for half in halves:
+        for intercept, (weight, patches, targets) in half.by_intercept.items():
+            if intercept in both:
+                before, known, answered = both[intercept]
+                weight, patches = before + weight, known + patches
+                targets = None if targets is None or answered is None else answered + targets
+            both[intercept] = (weight, patches, targets)
+    return both
+
+
+def _centred(sums: _Sums, kernel: Tensor, offsets: Tensor | None, like: _Sums) -> Moments:
+    """Means, centred by intercept. Works in the sums' own storage, which may be large."""
+    if sums.second is None:
+        empty = torch.zeros_like(cast(Tensor, like.second))
+        return Moments(0.0, empty, torch.zeros_like(kernel), 0.0, 0.0)
+    second, cross, energy = sums.second, sums.cross, sums.energy
+    raw = float(second.diagonal().mean()) / sums.weight
+    energy_of_means = 0.0
+    for weight, patches, targets in sums.by_intercept.values():
+        if offsets is None:
+            second.addr_(patches, patches, alpha=-1 / weight)
+        else:
+            seen = patches[offsets]  # (d, J)
+            second.addmm_(seen, seen.T, alpha=-1 / (weight * offsets.shape[1]))
+        if cross is not None and targets is not None:
+            cross.addr_(targets, patches, alpha=-1 / weight)
+            energy -= float(targets @ targets) / weight
+        answers = kernel @ patches if targets is None else targets
+        energy_of_means += float(answers @ answers) / weight
+    second /= sums.weight
+    if cross is not None:
+        cross /= sums.weight
+        energy /= sums.weight
+    elif offsets is None:
+        cross = kernel @ second
+        energy = float((cross * kernel).sum())
+    else:
+        cross = torch.zeros_like(kernel)  # of no use without whole patches
+    # What rounding may have left in place of nothing: as if the patches had a little white noise that the layer
+    # answers. On noise the plain split is the best, so this cannot make a fit worse than it on the data.
+    noise = _ROUNDING * raw
+    second.diagonal().add_(noise)
+    if offsets is None:
+        cross = cross + noise * kernel
+        energy += noise * float(kernel.square().sum())
+    return Moments(sums.weight, second, cross, energy, _ROUNDING * (energy + energy_of_means / sums.weight))
+
+
+def _plus(total: Tensor | None, block: Tensor, scale: float) -> Tensor:
+    total = torch.zeros(block.shape, dtype=torch.float64, device="cpu") if total is None else total
+    return total.add_(block.cpu(), alpha=scale)
+
+
+@contextlib.contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """True products in the precision of the factors, whatever autocast is around."""
+    with exact_matmul():
+        if device.type != "cpu" and torch.amp.is_autocast_available(device.type):
+            with torch.autocast(device.type, enabled=False):
+                yield
+        else:
+            yield

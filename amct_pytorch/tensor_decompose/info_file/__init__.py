@@ -1,0 +1,1 @@
+"""The decomposition information file: its format, and rebuilding a model from it."""

@@ -1,0 +1,148 @@
+"""Every Conv2d of a model: under which names it stands, what shares its weight, and may it be taken apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from ...errors import ModelError
+from .chain import DecomposedConv2d
+from .spec import ConvSpec, geometry_of, is_conv2d_like, why_not_replaceable
+
+_WRAPPERS = {
+    "DataParallel": "decompose model.module before wrapping it",
+    "DistributedDataParallel": "decompose model.module before wrapping it",
+    "FullyShardedDataParallel": "decompose the model before sharding it",
+    "FSDPModule": "decompose the model before sharding it",
+    "OptimizedModule": "decompose the model (model._orig_mod of this one) before compiling it",
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the model where a module stands: ``parent._modules[key]``."""
+
+    parent: nn.Module
+    key: str
+
+    @property
+    def module(self) -> nn.Module:
+        """What stands here."""
+        return cast(nn.Module, self.parent._modules[self.key])
+
+    def put(self, module: nn.Module) -> None:
+        """Let another module stand here."""
+        self.parent._modules[self.key] = module
+
+
+@dataclass(frozen=True)
+class Found:
+    """A Conv2d-like layer of a model.
+
+    Attributes
+    ----------
+    names
+        Every name it is reachable under, in the order of `torch.nn.Module.named_modules`.
+    module
+        The layer.
+    conv
+        Its geometry, or None where it has none that can be read (lazy, quantised, scripted).
+    why_not
+        Why it cannot be taken apart whatever its geometry, or None where it can.
+    """
+
+    names: tuple[str, ...]
+    module: nn.Module
+    conv: ConvSpec | None
+    why_not: str | None
+
+
+def check_model(model: object) -> None:
+    """Check that a model can be decomposed as a whole.
+
+    Raises
+    ------
+    ModelError
+        It is no module, or it is, or holds, a wrapper that keeps hold of the layers inside.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model must be a torch.nn.Module, found {type(model).__module__}.{type(model).__qualname__}")
+    try:
+        modules = dict(model.named_modules(remove_duplicate=False))
+    except RecursionError:
+        raise ModelError("the model contains itself: a module is registered inside one of its own children") from None
+    for name, module in modules.items():
+        where = f"its submodule {name!r}" if name else "the model"
+        if module._compiled_call_impl is not None:
+            raise ModelError(f"{where} was compiled in place: decompose the model before compiling it")
+        for kind in type(module).__mro__:
+            # An inner DataParallel replicates its module at every forward; the others keep what they saw first.
+            inner_is_fine = kind.__name__ == "DataParallel" and name
+            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch.") and not inner_is_fine:
+                raise ModelError(f"{where} is wrapped in {kind.__name__}: {_WRAPPERS[kind.__name__]}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is a ScriptModule: decompose the Python model, then script or trace it")
+
+
+def slots(model: nn.Module) -> dict[str, Slot]:
+    """The place behind every name of the model but the root's, in the order of named_modules."""
+    return dict(_walk(model, ""))
+
+
+def rows_of(model: nn.Module) -> dict[str, DecomposedConv2d]:
+    """The layers of the model that are decomposed already, by every name."""
+    return {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, DecomposedConv2d)
+    }
+
+
+def survey(model: nn.Module) -> list[Found]:
+    """Every Conv2d-like layer of the model once, in the order of its first name. The model is only read."""
+    names: dict[nn.Module, list[str]] = defaultdict(list)
+    row_of: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
+        if isinstance(module, DecomposedConv2d):
+            row_of.update(dict.fromkeys(module.children(), name))
+    holders = _holders_of_weights(names)
+    found = []
+    for module, known_as in names.items():
+        if not is_conv2d_like(module):
+            continue
+        if module in row_of:
+            why_not: str | None = f"it is part of {row_of[module]!r}, which is decomposed already"
+        else:
+            why_not = why_not_replaceable(module) or _why_tied(module, holders)
+        found.append(Found(tuple(known_as), module, geometry_of(module), why_not))
+    return found
+
+
+def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:
+    for key, child in module._modules.items():
+        if child is not None:
+            yield prefix + key, Slot(module, key)
+            yield from _walk(child, f"{prefix}{key}.")
+
+
+def _holders_of_weights(names: dict[nn.Module, list[str]]) -> dict[nn.Parameter, list[str]]:
+    """For every Parameter the names under which modules that are not a plain Conv2d's weight hold it."""
+    holders: dict[nn.Parameter, list[str]] = defaultdict(list)
+    for module, known_as in names.items():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and not (type(module) is nn.Conv2d and key == "weight"):
+                holders[parameter].append(f"{known_as[0]}.{key}".lstrip("."))
+    return holders
+
+
+def _why_tied(module: nn.Module, holders: dict[nn.Parameter, list[str]]) -> str | None:
+    weight = module._parameters["weight"]
+    if weight is not None and weight in holders:
+        return f"its weight is also {holders[weight][0]!r}, which a split would untie"
+    return None

@@ -1,0 +1,190 @@
+"""Put decomposed layers into a model: every name, ties, flags, hooks. It happens as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import warn_user
+from .chain import DecomposedConv2d
+from .layers import slots
+from .references import Reference, hidden_references
+from .spec import ConvSpec, build_conv
+
+_HOOKS = (
+    *(key for key in vars(nn.Module()) if key.endswith("_hooks")),
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+_STANDARD_ATTRIBUTES = frozenset(vars(nn.Conv2d(1, 1, 1, device="meta")))
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A convolution and what comes in its place.
+
+    Attributes
+    ----------
+    names
+        The names under which the convolution is replaced.
+    conv
+        The convolution.
+    row
+        What replaces it.
+    """
+
+    names: tuple[str, ...]
+    conv: nn.Conv2d
+    row: DecomposedConv2d
+
+
+def build_row(
+    conv: nn.Conv2d,
+    stages: Sequence[ConvSpec],
+    weights: Sequence[nn.Parameter],
+    bias: nn.Parameter | None = None,
+) -> DecomposedConv2d:
+    """The row of convolutions for a layer: with these weights, a bias or the layer's own, and its training mode."""
+    own_bias = conv._parameters.get("bias")
+    row = DecomposedConv2d(*map(build_conv, stages))
+    for stage, weight in zip(row, weights, strict=True):
+        stage.weight = weight
+    row[-1].register_parameter("bias", own_bias if bias is None else bias)
+    row.added_bias = own_bias is None and bias is not None
+    return row.train(conv.training)
+
+
+def bias_for(conv: nn.Conv2d, values: torch.Tensor) -> nn.Parameter:
+    """A bias of these values (out,) for the row that replaces a layer: like its own one, or like its weight."""
+    if conv.bias is not None:
+        return parameters_like(conv.bias, [values])[0]
+    with torch.inference_mode(False), torch.no_grad():
+        return nn.Parameter(values.to(conv.weight.dtype, copy=True).to(conv.weight.device), conv.weight.requires_grad)
+
+
+def parameters_like(original: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[nn.Parameter]:
+    """Parameters of these values with the dtype, device, memory format, flags and marks of a layer's own one."""
+    memory_format = (
+        torch.channels_last
+        if original.is_contiguous(memory_format=torch.channels_last) and not original.is_contiguous()
+        else torch.contiguous_format
+    )
+    parameters = []
+    # An inference tensor could never be trained, so none is made even inside torch.inference_mode.
+    with torch.inference_mode(False), torch.no_grad():
+        for tensor in tensors:
+            # The memory format is laid out on the host: not every device can do it.
+            values = tensor.to(original.dtype, memory_format=memory_format, copy=True).to(original.device)
+            parameter = nn.Parameter(values, requires_grad=original.requires_grad)
+            if type(original) is nn.Parameter:  # a subclass may keep its very values in its attributes
+                vars(parameter).update(vars(original))
+            parameters.append(parameter)
+    return parameters
+
+
+@contextlib.contextmanager
+def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[tuple[nn.Module, dict[str, list[str]]]]:
+    """The model with its layers replaced, put back as it was if the body of the with statement fails.
+
+    Yields the model and the changes: for every replaced name, in the order of named_modules, the names of
+    the convolutions in its place. A model that is itself the layer stays as it is, and its row is yielded.
+
+    Plain attributes, lists and dicts that also hold a layer get its row too. A warning tells of each of them,
+    and of places that cannot be set.
+    """
+    if replacements and replacements[0].conv is model:
+        row = replacements[0].row
+        _copy_over(model, row)
+        yield row, {"": list(row._modules)}
+        return
+    places = slots(model)
+    standing: dict[nn.Module, set[str]] = defaultdict(set)
+    for name, slot in places.items():
+        standing[slot.module].add(name)
+    row_of = {name: item.row for item in replacements for name in item.names}
+    changes = {name: [f"{name}.{key}" for key in row_of[name]._modules] for name in places if name in row_of}
+    references = _references(model, replacements)
+    undo: list[Callable[[], None]] = []
+    try:
+        # First, so that a row takes over attributes that are right already.
+        for reference, row in references:
+            undo.append(functools.partial(reference.point_to, reference.layer))
+            reference.point_to(row)
+        for item in replacements:
+            undo.append(functools.partial(_rebind_load_hooks, item.conv))
+            stays_in_use = standing[item.conv] != set(item.names)
+            (_copy_over if stays_in_use else _take_over)(item.conv, item.row)
+            for name in item.names:
+                undo.append(functools.partial(places[name].put, item.conv))
+                places[name].put(item.row)
+        yield model, changes
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[tuple[Reference, DecomposedConv2d]]:
+    """The places outside of the module tree that are to hold a row instead; warns of each, and of those that cannot."""
+    item_of: dict[nn.Module, Replacement] = {item.conv: item for item in replacements}
+    settable = []
+    for reference in hidden_references(model, list(item_of)):
+        item = item_of[reference.layer]
+        if reference.holder is None:
+            what = (
+                "goes on holding it as it was: let it refer to the new layer, or what runs through it is not decomposed"
+            )
+        else:
+            settable.append((reference, item.row))
+            what = "now holds the decomposed one"
+        warn_user(f"{reference.place} holds the layer {item.names[0]!r} outside of the module tree, and {what}")
+    return settable
+
+
+def _copy_over(conv: nn.Module, row: DecomposedConv2d) -> None:
+    """Let the row have copies of the hooks, the bias and the user's attributes of a layer that stays in use itself."""
+    _take_over(conv, row)
+    for key in _HOOKS:
+        hooks = vars(row)[key]
+        vars(row)[key] = type(hooks)((number, _own(hook)) for number, hook in hooks.items())
+    _rebind_load_hooks(row)
+    _rebind_load_hooks(conv)
+    bias = conv._parameters.get("bias")
+    if bias is not None and row[-1].bias is bias:
+        with torch.inference_mode(False):
+            copied = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+        vars(copied).update(vars(bias))
+        row[-1].register_parameter("bias", copied)
+
+
+def _own(hook: Any) -> Any:
+    """A hook that can be bound to another module: torch wraps those that are called with their module."""
+    return copy.copy(hook) if hasattr(hook, "with_module") else hook
+
+
+def _take_over(conv: nn.Module, row: DecomposedConv2d) -> None:
+    """Let the row have the layer's hooks (the same dicts, so that handles go on working) and the user's attributes."""
+    for key in (*_HOOKS, "_is_full_backward_hook"):
+        vars(row)[key] = vars(conv)[key]
+    for key, value in vars(conv).items():
+        if key not in _STANDARD_ATTRIBUTES:
+            vars(row)[key] = value
+    _rebind_load_hooks(row)
+
+
+def _rebind_load_hooks(module: nn.Module) -> None:
+    """Hooks before load_state_dict are called with the module they were registered on, held weakly."""
+    hooks: dict[int, Any] = vars(module)["_load_state_dict_pre_hooks"]
+    for hook in hooks.values():
+        if getattr(hook, "with_module", False):
+            hook.module = weakref.ref(module)
