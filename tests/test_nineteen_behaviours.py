@@ -357,7 +357,7 @@ def test_19_ranks_can_be_chosen_layers_left_out_and_the_plan_read_before_it_is_c
     config = DecompositionConfig(rank=EnergyRank(0.5), rank_multiple=8, layers={"conv1": False})
     plan = plan_decomposition(model, config, example_inputs=image())
     check()
-    text = str(plan)
+    text = plan.text(width=400)
     assert "left out by the rule 'conv1'" in text
     assert "its 3 channels at the narrower end are below 64" in text
     assert "hold 0.5 of the energy" in text

@@ -49,7 +49,7 @@ def plain(rank: int, folder: str) -> dict[str, object]:
 
 def calibrated(rank: int, mode: str) -> dict[str, object]:
     plan = plan_decomposition(_net(), calibration=Calibration(_batches(rank), mode=mode))
-    text = str(plan)
+    text = plan.text(width=400)
     net, _ = plan.apply(_net())
     return {"digest": _digest(net), "plan": text}
 

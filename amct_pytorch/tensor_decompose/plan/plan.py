@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import nn
 
-from ..._report.table import format_table
+from ..._report.report import Report
+from ..._report.table import Table
 from ..._run.process_group import Team, team
 from ..._storage.atomic import check_writable, sync_folder_of, write_text
 from ...errors import LayerError
@@ -21,6 +21,7 @@ from ..info_file.schema import Entry, dump, entries_of_rows
 from ..model.layers import check_model, rows_of, slots, survey
 from ..model.replace import Replacement, bias_for, build_row, parameters_like, replaced
 from ..model.spec import ConvSpec
+from .render import tables_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class DecompositionPlan:
+class DecompositionPlan(Report):
     """What would be done to a model, to be read before it is done.
 
     Attributes
@@ -118,10 +119,9 @@ class DecompositionPlan:
     outcome: Outcome | None = None
     together: bool = False
 
-    def __str__(self) -> str:
-        if not self.layers:
-            return "The model has no Conv2d."
-        return f"{_table(self.layers)}\n\n{self._summary()}"
+    def tables(self) -> list[Table]:
+        """A table with a row for each layer, and what comes of them all."""
+        return tables_of(self)
 
     def apply(
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None = None
@@ -210,19 +210,6 @@ class DecompositionPlan:
             replacements.append(Replacement(layer.names, conv, row))
         return replacements
 
-    def _summary(self) -> str:
-        count = sum(layer.decompose for layer in self.layers)
-        text = (
-            f"{count} of {len(self.layers)} Conv2d are decomposed. Parameters of the model: "
-            f"{_total(self.parameters, self.parameters_after)}."
-        )
-        counted = [layer for layer in self.layers if layer.macs is not None]
-        if counted:
-            before = sum(cast(int, layer.macs) for layer in counted)
-            after = sum(cast(int, layer.macs_after) for layer in counted)
-            text += f" MACs of its Conv2d: {_total(before, after)}."
-        return text if self.outcome is None else f"{text}\n{self.outcome}"
-
 
 def fingerprint(conv: nn.Conv2d, with_bias: bool) -> int:
     """A number that changes when the layer's weight does, or its bias."""
@@ -230,46 +217,3 @@ def fingerprint(conv: nn.Conv2d, with_bias: bool) -> int:
     for parameter in (conv.weight, conv.bias) if with_bias and conv.bias is not None else (conv.weight,):
         mark = zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data, mark)
     return mark
-
-
-def _table(layers: Sequence[LayerPlan]) -> str:
-    header = ["layer", "Conv2d", "verdict", "mode", "rank", "parameters", "MACs", "error", "plain", "fit", "reason"]
-    calibrated = any(layer.fit is not None for layer in layers)
-    rows = [
-        [
-            " = ".join(name or "(the model)" for name in layer.names),
-            str(layer.conv or ""),
-            "decompose" if layer.decompose else "keep",
-            layer.mode or "",
-            _count(layer.rank),
-            _change(layer.parameters, layer.parameters_after),
-            _change(layer.macs, layer.macs_after),
-            _error(layer.response_error if calibrated else layer.error),
-            _error(layer.plain_response_error),
-            "" if layer.fit is None else f"{layer.fit}{', bias added' if layer.added_bias else ''}",
-            layer.reason,
-        ]
-        for layer in layers
-    ]
-    shown = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    return format_table(
-        [header[index] for index in shown],
-        [[row[index] for index in shown] for row in rows],
-        right=("rank", "parameters", "MACs", "error", "plain"),
-    )
-
-
-def _error(error: float | None) -> str:
-    return "" if error is None else f"{error:.3f}"
-
-
-def _count(number: int | None) -> str:
-    return "" if number is None else f"{number:,}"
-
-
-def _change(before: int | None, after: int | None) -> str:
-    return _count(before) if after is None or after == before else f"{_count(before)} → {_count(after)}"
-
-
-def _total(before: int, after: int) -> str:
-    return f"{before:,} → {after:,} ({(after - before) / max(before, 1):+.1%})"
