@@ -31,7 +31,7 @@ from ._run.placement import (
 from ._run.progress import Report, Steps, reporting
 from .backend import Backend
 from .errors import ConfigError, DeviceError, warn_user
-from .tensor_decompose.model.spec import spec_of
+from .tensor_decompose.model.spec import macs_over_calls, spec_of
 
 __all__ = ["BenchmarkReport", "BenchmarkRun", "LayerBenchmark", "benchmark"]
 
@@ -210,6 +210,7 @@ def _compare_layers(
         elif arrived:
             measured[alike] = _compare_layer(pair, arrived, setting, compiled)
         spec, stages = spec_of(pair.original), pair.decomposed.stages
+        shapes = [blank.shape for blank in arrived]
         layers.append(
             LayerBenchmark(
                 name=pair.name,
@@ -219,8 +220,8 @@ def _compare_layers(
                 calls=len(arrived),
                 parameters=spec.parameters,
                 parameters_after=sum(stage.parameters for stage in stages),
-                macs=sum(_macs([spec], blank) for blank in arrived),
-                macs_after=sum(_macs(stages, blank) for blank in arrived),
+                macs=macs_over_calls([spec], shapes),
+                macs_after=macs_over_calls(stages, shapes),
                 comparison=measured.get(alike),
             )
         )
@@ -283,17 +284,6 @@ def _calls_of(layer: Callable[..., object], images: Sequence[torch.Tensor]) -> C
             layer(image)
 
     return call
-
-
-def _macs(stages: Sequence[Any], blank: torch.Tensor) -> int:
-    """Multiply-accumulates of convolutions in a row for an input of this shape."""
-    images = blank.shape[0] if blank.dim() == 4 else 1
-    size = (blank.shape[-2], blank.shape[-1])
-    total = 0
-    for stage in stages:
-        total += images * stage.macs(*size)
-        size = stage.output_size(*size)
-    return total
 
 
 def _parameters(model: nn.Module) -> int:

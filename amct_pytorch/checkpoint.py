@@ -37,8 +37,8 @@ from ._storage.sealed import (
 )
 from .errors import CheckpointError, ConfigError, MissingExtra, ModelError
 from .tensor_decompose.api import rebuilding
-from .tensor_decompose.info_file.schema import dump, entries_of_rows
-from .tensor_decompose.model.layers import check_model, rows_of
+from .tensor_decompose.info_file.schema import dump, entries_of_chains
+from .tensor_decompose.model.layers import check_model, chains_of
 from .tensor_decompose.plan.plan import DecompositionPlan
 
 _FORMAT, _VERSION = "amct_pytorch.checkpoint", 1
@@ -86,7 +86,7 @@ def save_decomposed(
         It cannot be written.
     """
     check_model(model)
-    info = dump(entries_of_rows(rows_of(model)))
+    info = dump(entries_of_chains(chains_of(model)))
     state = model.state_dict()
     on_meta = [key for key, value in state.items() if isinstance(value, torch.Tensor) and value.is_meta]
     if on_meta:

@@ -7,6 +7,7 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── LayerError (ValueError)              named layers are not what the operation needs
     ├── InputsError (ValueError)             the model cannot be run on the given inputs
     ├── ConfigError (ValueError)             a setting is wrong
+    │   └── ConfigTypeError (TypeError)      a setting has the wrong type
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
@@ -51,6 +52,10 @@ class InputsError(AmctError, ValueError):
 
 class ConfigError(AmctError, ValueError):
     """A setting has the wrong type or value, or names no layer of the model."""
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A setting has the wrong type."""
 
 
 class InfoFileError(AmctError, ValueError):

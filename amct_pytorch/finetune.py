@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ._measure.pairing import Pair, pairs_of
 from .errors import ConfigError, InputsError, LayerError
-from .tensor_decompose.model.layers import check_model, rows_of
+from .tensor_decompose.model.layers import check_model, chains_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -291,7 +291,7 @@ def others_frozen(model: nn.Module) -> Iterator[None]:
 
 def _new_parameters(model: nn.Module) -> set[int]:
     check_model(model)
-    rows = rows_of(model)
+    rows = chains_of(model)
     if not rows:
         raise LayerError("no layer of the model is decomposed: decompose it first")
     return {id(parameter) for row in rows.values() for parameter in row.parameters()}

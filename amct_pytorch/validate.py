@@ -29,7 +29,6 @@ from ._run.progress import Report, Steps, reporting
 from .backend import Backend, Tolerance
 from .errors import LayerError
 from .tensor_decompose.model.chain import DecomposedConv2d
-from .tensor_decompose.model.spec import build_conv
 
 __all__ = ["DtypeValidation", "LayerValidation", "ValidationReport", "validate"]
 
@@ -195,7 +194,7 @@ def _in_float64(row: DecomposedConv2d) -> nn.Sequential:
     """The same convolutions on the host in float64."""
     stages = []
     for spec, stage in zip(row.stages, cast("Sequence[nn.Conv2d]", row), strict=True):
-        conv = build_conv(spec)
+        conv = cast(nn.Conv2d, spec.build())
         conv.weight = nn.Parameter(stage.weight.cpu().double())
         conv.bias = None if stage.bias is None else nn.Parameter(stage.bias.cpu().double())
         stages.append(conv)

@@ -31,7 +31,7 @@ from amct_pytorch.tensor_decompose import (
     decompose_network,
     plan_decomposition,
 )
-from amct_pytorch.tensor_decompose.calibration.moments import patches_at, sample_positions
+from amct_pytorch.tensor_decompose.calibration.positions import sample_positions
 from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
@@ -223,18 +223,18 @@ def test_patches_are_those_that_the_layer_sees_edges_included(padding_mode: str,
     x = image(2, 3, 9, 8)
     expected = layer(x)
     where = sample_positions(expected.shape, 1e9, seed=0)
-    found = patches_at(x, spec_of(layer), where) @ layer.weight.flatten(1).T + layer.bias
+    found = spec_of(layer).patches(x, where) @ layer.weight.flatten(1).T + layer.bias
     torch.testing.assert_close(found, expected.permute(0, 2, 3, 1).reshape(-1, 5))
 
 
 def test_sampled_positions_are_spread_evenly_the_same_each_time_and_stand_for_all() -> None:
     where = sample_positions((4, 7, 10, 10), 40, seed=1)
     again = sample_positions((4, 7, 10, 10), 40, seed=1)
-    assert torch.equal(where.row, again.row)
+    assert torch.equal(where.places[0], again.places[0])
     assert len(where.image) == 40
     assert where.scale == 10
     assert where.image.bincount().tolist() == [10] * 4
-    assert len({*zip(where.image.tolist(), where.row.tolist(), where.column.tolist(), strict=True)}) == 40
+    assert len({*zip(where.item.tolist(), *(place.tolist() for place in where.places), strict=True)}) == 40
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -416,7 +416,7 @@ def test_each_mode_keeps_more_of_the_outputs_than_the_one_before() -> None:
     for mode in MODES:
         twin = copy.deepcopy(model)
         plan = plan_decomposition(twin, LOW, calibration=Calibration(data, mode=mode))
-        assert plan.outcome.held_back
+        assert plan.outcome.held_out
         assert plan.outcome.batches == 2
         assert plan.outcome.output_error < plan.outcome.plain_output_error
         for layer in plan.layers[1:]:
@@ -429,7 +429,7 @@ def test_each_mode_keeps_more_of_the_outputs_than_the_one_before() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_plans_errors_are_those_of_the_network_as_decomposed_on_the_batches_held_back(mode: str) -> None:
+def test_the_plans_errors_are_those_of_the_network_as_decomposed_on_the_batches_held_out(mode: str) -> None:
     data = batches(4)
     model = structured()
     plan = plan_decomposition(model, LOW, calibration=Calibration(data, mode=mode))
@@ -442,7 +442,7 @@ def test_the_plans_errors_are_those_of_the_network_as_decomposed_on_the_batches_
     agreement = (output.argmax(1) == original.argmax(1)).double().mean()
     assert plan.outcome.agreement == pytest.approx(float(agreement))
     text = plan.text(width=400)
-    assert "Output error on 1 batch held back from the fit" in text
+    assert "Output error on 1 batch held out of the fit" in text
     assert "top-1 agreement with the original" in text
     assert f"{plan.layers[2].response_error:.3f}" in text
     assert "samples an unknown" in text
@@ -503,7 +503,7 @@ def test_the_data_are_gone_over_once_and_the_first_inputs_once_more(mode: str) -
 
 def test_with_one_batch_the_plan_says_that_it_judges_what_it_fitted() -> None:
     plan = plan_decomposition(TwoConvs(), LOW, calibration=Calibration(batches(1)))
-    assert not plan.outcome.held_back
+    assert not plan.outcome.held_out
     assert "fitted to, as there was no other" in plan.text(width=400)
 
 
@@ -651,7 +651,7 @@ def test_reconstruct_runs_the_network_only_as_far_as_each_layer() -> None:
             lambda module, args, output, name=name: calls.__setitem__(name, calls[name] + 1)
         )
     plan_decomposition(model, LOW, calibration=Calibration(batches(5), mode="reconstruct"))
-    # Four batches to fit: once for the targets, once for each layer; one held back, run as is, fitted, and plain.
+    # Four batches to fit: once for the targets, once for each layer; one held out, run as is, fitted, and plain.
     # A hook is not called where the run ends inside of its layer.
     assert calls == {"conv1": 4 + 4 + 3, "conv2": 4 + 3, "head": 4 + 3}
 

@@ -102,7 +102,7 @@ def _drop(*keys: object) -> Callable[[list[Any]], None]:
         (_edit(0, "mode", to="XYZ"), "entry 0 ('conv1'), mode: expected 'SCFK' for this geometry, found 'XYZ'"),
         (_edit(0, "mode", to=None), "mode: expected a string, found None"),
         (_edit(0, "method", to="tucker3"), "entry 0 ('conv1'), method: no decomposition method is named 'tucker3'"),
-        (_edit(0, "version", to=3), "version: expected 1 to 2 (or none), the newest that this release reads, found 3"),
+        (_edit(0, "version", to=4), "version: expected 1 to 3 (or none), the newest that this release reads, found 4"),
         (_edit(0, "added_bias", to=1), "entry 0 ('conv1'), added_bias: expected true or false, found 1"),
         (_drop(0, "decom_nodes", "last"), "decom_nodes: expected the keys first, last, found ['first']"),
         (_edit(0, "decom_nodes", "first", "weight_shape", to=[0, 64, 3, 1]), "four whole numbers from 1 on"),

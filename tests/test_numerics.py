@@ -16,7 +16,8 @@ from amct_pytorch._run.workers import alone_and_together, run_all
 from amct_pytorch.tensor_decompose import plan_decomposition
 from amct_pytorch.tensor_decompose.methods import linalg
 from amct_pytorch.tensor_decompose.methods import low_rank as lowrank
-from amct_pytorch.tensor_decompose.ranks.evbmf import clamp_to_window, energy_rank, evbmf_rank, round_rank
+from amct_pytorch.tensor_decompose.ranks.evbmf import evbmf_rank
+from amct_pytorch.tensor_decompose.ranks.policies import clamp_to_window, energy_rank, round_rank
 
 
 def test_evbmf_finds_the_terms_that_stand_out_of_noise() -> None:

@@ -312,7 +312,7 @@ def test_numbers_for_both_axes_are_read_as_the_pairs_they_mean() -> None:
     model[0].stride, model[0].padding, model[0].dilation = 2, 1, 1
     model[1].padding = 1
     plan = plan_decomposition(model, example_inputs=image(1, 64, 8, 8))
-    assert plan.layers[0].conv.stride == (2, 2)
+    assert plan.layers[0].spec.stride == (2, 2)
     expected = model(image(1, 64, 8, 8)).shape
     plan.apply(model)
     assert model(image(1, 64, 8, 8)).shape == expected

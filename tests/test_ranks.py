@@ -129,7 +129,7 @@ def test_calibration_pools_the_batches_of_all_ranks(mode: str) -> None:
     assert told[0] == told[1]
     one = plan_decomposition(_net(), calibration=Calibration(_batches(0), mode=mode))
     assert _digest(one.apply(_net())[0]) != told[0]["digest"]
-    assert "2 batches held back" in told[0]["plan"]  # one of each rank
+    assert "2 batches held out" in told[0]["plan"]  # one of each rank
 
 
 @pytest.mark.slow

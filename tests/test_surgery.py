@@ -305,7 +305,7 @@ def test_a_row_that_was_added_to_goes_on_working(tmp_path: Path) -> None:
     assert auto_decomposition(model)[1] == {}
     with pytest.raises(LayerError, match="found ReLU in it"):
         _ = model[0].spec
-    with pytest.raises(LayerError, match="'0': expected a row of convolutions as a decomposition method makes it"):
+    with pytest.raises(LayerError, match="'0': expected a chain of convolutions as a decomposition method makes it"):
         auto_decomposition(model, tmp_path / "info.json")
 
 
@@ -330,7 +330,7 @@ def test_a_file_that_splits_one_of_two_convs_of_one_weight_is_told(tmp_path: Pat
 def test_a_row_changed_by_hand_is_told_before_a_file_is_written(tmp_path: Path) -> None:
     model, _ = auto_decomposition(nn.Sequential(conv(), conv()))
     model[0][0].stride = (1, 2)
-    with pytest.raises(LayerError, match="'0': expected a row of convolutions as a decomposition method makes it"):
+    with pytest.raises(LayerError, match="'0': expected a chain of convolutions as a decomposition method makes it"):
         auto_decomposition(model, tmp_path / "info.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -29,7 +29,7 @@ from torch import nn
 from amct_pytorch._report.table import format_table
 from amct_pytorch.tensor_decompose import auto_decomposition
 from amct_pytorch.tensor_decompose.methods import get_method
-from amct_pytorch.tensor_decompose.model.spec import ConvSpec, spec_of
+from amct_pytorch.tensor_decompose.model.spec import LayerSpec, spec_of
 
 METHOD = get_method("separable")
 
@@ -102,7 +102,7 @@ def recipe(model: nn.ModuleList) -> None:
     """Compute what the reference product computes for the layers that it decomposes, without its bookkeeping."""
     for conv in model:
         assert isinstance(conv, nn.Conv2d)
-        if METHOD.why_not(spec_of(conv)) is not None:
+        if (METHOD.impossible(spec_of(conv)) or METHOD.unadvised(spec_of(conv))) is not None:
             continue
         weight = conv.weight.detach().numpy().astype(np.float64)
         out_channels, in_channels, height, width = weight.shape
@@ -178,9 +178,9 @@ def operations(case: Case) -> float:
     """
     total = 0.0
     for (in_channels, out_channels, side), count in case.layers.items():
-        conv = ConvSpec(in_channels, out_channels, (side, side))
-        if METHOD.why_not(conv) is None:
-            rows, columns = METHOD.full_rank(conv), side * max(in_channels, out_channels)
+        conv = LayerSpec(in_channels, out_channels, (side, side))
+        if (METHOD.impossible(conv) or METHOD.unadvised(conv)) is None:
+            rows, columns = METHOD.full_ranks(conv)[0], side * max(in_channels, out_channels)
             rank = rows / 4
             one = rows**2 * columns + 4 / 3 * rows**3 + 2 * rows**2 * rank + 4 * rows * columns * rank
             total += count * one

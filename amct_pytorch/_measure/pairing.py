@@ -11,7 +11,8 @@ from torch import nn
 from ..errors import LayerError, ModelError
 from ..tensor_decompose.model.chain import DecomposedConv2d
 from ..tensor_decompose.model.layers import check_model
-from ..tensor_decompose.model.spec import ConvSpec, geometry_of, is_conv2d_like
+from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
+from ..tensor_decompose.model.spec import LayerSpec
 
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
@@ -108,13 +109,13 @@ def _check_same(before: Mapping[str, nn.Module], after: Mapping[str, nn.Module])
             )
 
 
-def _geometry(layer: nn.Module) -> ConvSpec | None:
+def _geometry(layer: nn.Module) -> LayerSpec | None:
     if isinstance(layer, DecomposedConv2d):
         return layer.spec
     return geometry_of(layer) if is_conv2d_like(layer) else None
 
 
-def _described(geometry: ConvSpec | None) -> str:
+def _described(geometry: LayerSpec | None) -> str:
     return "no Conv2d" if geometry is None else f"a Conv2d {geometry}"
 
 

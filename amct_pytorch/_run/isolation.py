@@ -15,36 +15,37 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ..errors import InputsError
 
-Calls = list[tuple[int, tuple[int, int]]]
-"""For each call of a layer: number of images, and their (height, width)."""
 
-
-def input_sizes(model: nn.Module, layers: Sequence[nn.Module], example_inputs: object) -> list[Calls]:
-    """The inputs that reach each layer when the model runs once on the example inputs, in eval mode.
+def input_shapes(model: nn.Module, layers: Sequence[nn.Module], example_inputs: object) -> list[list[torch.Size]]:
+    """Shapes of the inputs that reach each layer when the model runs once on the example inputs, in eval mode.
 
     Parameters
     ----------
     model
         Where it is; the inputs must be on the same device.
     layers
-        Layers of the model whose inputs are (N, C, H, W) or (C, H, W).
+        Layers of the model.
     example_inputs
         A tensor is given as the only argument, a tuple or list as positional ones, a mapping as keywords.
+
+    Returns
+    -------
+    list
+        For each layer the shapes, one for each of its calls.
 
     Raises
     ------
     InputsError
         The model fails on the inputs, or holds lazy layers that were never run.
     """
-    calls: dict[nn.Module, Calls] = {layer: [] for layer in layers}
+    shapes: dict[nn.Module, list[torch.Size]] = {layer: [] for layer in layers}
 
     def record(layer: nn.Module, arrived: torch.Tensor) -> None:
-        shape = arrived.shape
-        calls[layer].append((shape[0] if len(shape) == 4 else 1, (shape[-2], shape[-1])))
+        shapes[layer].append(arrived.shape)
 
     with leaving_no_trace(model), watched(layers, record):
         run_model(model, example_inputs, "example_inputs")
-    return [calls[layer] for layer in layers]
+    return [shapes[layer] for layer in layers]
 
 
 @contextlib.contextmanager

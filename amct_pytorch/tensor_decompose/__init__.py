@@ -26,9 +26,10 @@ Without fine-tuning, with factors fitted to some unlabelled inputs::
 
 from .api import auto_decomposition, decompose_network, plan_decomposition
 from .calibration.data import Calibration
-from .config import DecompositionConfig, EnergyRank, EvbmfRank, FixedRank, RatioRank
+from .config import DecompositionConfig
 from .model.chain import DecomposedConv2d
 from .plan.plan import DecompositionPlan, LayerPlan
+from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
 
 __all__ = [
     "Calibration",

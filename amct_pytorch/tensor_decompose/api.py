@@ -11,15 +11,18 @@ from torch import nn
 
 from .._run.process_group import Team, team
 from .._run.progress import Report, reporting
-from .._storage.atomic import check_writable, read_text
-from ..errors import ConfigError, InfoFileError, LayerError, warn_user
+from .._run.turns import one_at_a_time
+from .._storage.atomic import read_text
+from ..errors import ConfigTypeError, InfoFileError, LayerError, warn_user
 from .calibration.data import Calibration
-from .config import DecompositionConfig, check_keys_name_layers
+from .config import DecompositionConfig
 from .info_file.rebuild import rebuilt, untied
 from .info_file.schema import parse
-from .model.layers import check_model, rows_of, slots, survey
+from .model.layers import Survey, slots, survey
 from .model.replace import replaced
-from .model.spec import ConvSpec
+from .model.spec import LayerSpec
+from .name_rules import check_keys_name_layers
+from .plan.apply import apply_plan, checked_path
 from .plan.plan import DecompositionPlan
 from .plan.planner import make_plan
 
@@ -69,11 +72,12 @@ def auto_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
-    with team(distributed) as ranks:
-        if decompose_info_path is not None and ranks.rank == 0:
-            check_writable(decompose_info_path)
-        plan = _plan(ranks, model, config, calibration, example_inputs, progress)
-    return plan.apply(model, decompose_info_path)
+    _check_settings(config, calibration)
+    with one_at_a_time(), team(distributed) as processes:
+        place = checked_path(decompose_info_path, processes)
+        found = survey(model)
+        plan = _plan(found, config, calibration, example_inputs, progress, processes)
+        return apply_plan(plan, found, place, processes)
 
 
 def plan_decomposition(
@@ -118,34 +122,42 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
-    with team(distributed) as ranks:
-        return _plan(ranks, model, config, calibration, example_inputs, progress)
+    _check_settings(config, calibration)
+    with one_at_a_time(), team(distributed) as processes:
+        return _plan(survey(model), config, calibration, example_inputs, progress, processes)
+
+
+def _check_settings(config: object, calibration: object) -> None:
+    """Check that the two are of their types.
+
+    Raises
+    ------
+    ConfigTypeError
+        One is not.
+    """
+    if config is not None and not isinstance(config, DecompositionConfig):
+        raise ConfigTypeError(f"config must be a DecompositionConfig, found {config!r}")
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise ConfigTypeError(
+            f"calibration must be a Calibration, found {type(calibration).__name__}: Calibration(batches)"
+        )
 
 
 def _plan(
-    ranks: Team,
-    model: nn.Module,
+    found: Survey,
     config: DecompositionConfig | None,
     calibration: Calibration | None,
     example_inputs: object,
     progress: bool | Report,
+    processes: Team,
 ) -> DecompositionPlan:
-    check_model(model)
-    if config is None:
-        config = DecompositionConfig()
-    elif not isinstance(config, DecompositionConfig):
-        raise ConfigError(f"config must be a DecompositionConfig, found {config!r}")
-    if calibration is not None and not isinstance(calibration, Calibration):
-        raise ConfigError(
-            f"calibration must be a Calibration, found {type(calibration).__name__}: Calibration(batches)"
-        )
-    layers = survey(model)
+    config = config or DecompositionConfig()
     # A rule may well name a layer that an earlier call has decomposed.
-    known = [*(name for layer in layers for name in layer.names), *rows_of(model)]
-    for text in check_keys_name_layers(config, known):
+    known = [*(name for layer in found.layers for name in layer.names), *found.chains]
+    for text in check_keys_name_layers(config.named_layers(), known):
         warn_user(text)
     with reporting(progress, "decompose") as report:
-        return make_plan(model, layers, config, calibration, example_inputs, report, ranks)
+        return make_plan(found, config, calibration, example_inputs, report, processes)
 
 
 def decompose_network(
@@ -190,23 +202,28 @@ def rebuilding(
     model: nn.Module, decompose_info_path: str | os.PathLike[str]
 ) -> Iterator[tuple[nn.Module, dict[str, list[str]]]]:
     """As `decompose_network`, and undone if the body of the with statement fails."""
-    check_model(model)
-    layers = survey(model)
-    rows = rows_of(model)
-    geometry: dict[str, ConvSpec | str] = {}
-    for name, row in rows.items():
+    with one_at_a_time():
+        found = survey(model)
+        content = read_text(decompose_info_path)
         try:
-            geometry[name] = row.spec
+            entries = parse(content, _geometry(found))
+            replacements = rebuilt(entries, found.layers, found.chains, slots(model))
+        except InfoFileError as error:
+            raise InfoFileError(f"{os.fspath(decompose_info_path)}: {error}") from error
+        for text in untied(replacements, found.layers):
+            warn_user(text)
+        with replaced(model, replacements) as result:
+            yield result
+
+
+def _geometry(found: Survey) -> dict[str, LayerSpec | str]:
+    """By name the geometry of every layer that a file may name, or the reason in words why it may not."""
+    geometry: dict[str, LayerSpec | str] = {}
+    for name, chain in found.chains.items():
+        try:
+            geometry[name] = chain.spec
         except LayerError as error:
             geometry[name] = str(error)
-    for layer in layers:
-        geometry.update(dict.fromkeys(layer.names, layer.why_not or cast(ConvSpec, layer.conv)))
-    content = read_text(decompose_info_path)
-    try:
-        replacements = rebuilt(parse(content, geometry), layers, rows, slots(model))
-    except InfoFileError as error:
-        raise InfoFileError(f"{os.fspath(decompose_info_path)}: {error}") from error
-    for text in untied(replacements, layers):
-        warn_user(text)
-    with replaced(model, replacements) as result:
-        yield result
+    for layer in found.layers:
+        geometry.update(dict.fromkeys(layer.names, layer.why_not or cast(LayerSpec, layer.spec)))
+    return geometry

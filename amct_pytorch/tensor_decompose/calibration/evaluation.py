@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -14,17 +14,27 @@ from torch.utils._pytree import tree_flatten
 
 from ..._run.process_group import Team
 from ..methods.linalg import widened
-from .data import Forward, Runs, acting
-from .moments import responses_at, sample_positions
+from ..model.spec import LayerSpec, responses_at
+from .positions import sample_positions
+from .runs import Forward, Runs, acting
 
 # Of each response of the original that is compared with one of the decomposed network, so many positions are kept.
 _POSITIONS_KEPT = 4096
 
 
 @dataclass(frozen=True)
-class Replaced:
-    """What would replace the layers of one job: fitted to the data, and by the plain split of the same rank."""
+class Candidates:
+    """What could replace the layers of one weight group.
 
+    Attributes
+    ----------
+    spec
+        Geometry of the layers.
+    fitted, plain
+        By layer, what was fitted to the data, and the plain split at the same ranks.
+    """
+
+    spec: LayerSpec
     fitted: Mapping[nn.Module, Forward]
     plain: Mapping[nn.Module, Forward]
 
@@ -45,8 +55,8 @@ class Outcome:
         The same for plain splits of the same ranks.
     batches
         Number of batches that this was measured on.
-    held_back
-        Whether these were held back from the fit. Not so where there was only one.
+    held_out
+        Whether these were held out of the fit. Not so where there was only one.
     """
 
     output_error: float | None
@@ -54,11 +64,11 @@ class Outcome:
     plain_output_error: float | None
     plain_agreement: float | None
     batches: int
-    held_back: bool
+    held_out: bool
 
     def __str__(self) -> str:
         where = f"{self.batches} batch{'es' * (self.batches != 1)} " + (
-            "held back from the fit" if self.held_back else "that they were fitted to, as there was no other"
+            "held out of the fit" if self.held_out else "that they were fitted to, as there was no other"
         )
         if self.output_error is None or self.plain_output_error is None:
             return f"Response errors are on {where}; the model's outputs cannot be compared."
@@ -68,65 +78,75 @@ class Outcome:
         return f"{text}."
 
 
-def judge(runs: Runs, jobs: Sequence[Replaced], team: Team) -> tuple[Outcome, list[tuple[float, float] | None]]:
-    """Compare the model with its layers replaced to the model as it is.
+def judge(
+    runs: Runs, groups: Sequence[Candidates], processes: Team
+) -> tuple[Outcome, list[tuple[float, float] | None]]:
+    """Compare the model with its layers replaced with the model as it is.
 
     Parameters
     ----------
-    team
-        The ranks whose batches count, each with its own.
+    runs
+        Of the model, on the batches to measure errors on.
+    groups
+        What is to be compared.
+    processes
+        Those whose batches count, each with its own.
 
     Returns
     -------
     outcome
         Of the model's outputs.
     errors
-        For each job the relative error of the response, in the network as decomposed and in the network of plain
+        For each group the relative error of the response, in the network as decomposed and in the network of plain
         splits. None where no batch reaches the layer.
     """
-    number = {module: index for index, job in enumerate(jobs) for module in job.fitted}
-    fitted = _Side({module: row for job in jobs for module, row in job.fitted.items()}, [_Tally() for _ in jobs])
-    plain = _Side({module: row for job in jobs for module, row in job.plain.items()}, [_Tally() for _ in jobs])
+    number = {module: index for index, group in enumerate(groups) for module in group.fitted}
+    fitted = _Side([group.fitted for group in groups])
+    plain = _Side([group.plain for group in groups])
     kept: dict[nn.Module, list[tuple[torch.Size, Tensor]]] = {}
 
-    def looked_at(module: nn.Module) -> Forward:
+    def sampled(module: nn.Module, response: Tensor) -> Tensor:
+        batched = groups[number[module]].spec.batched(response)
+        return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
+
+    def recorded(module: nn.Module) -> Forward:
         def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
-            response = nn.Conv2d.forward(module, input)  # type: ignore[arg-type]  # jobs are of Conv2d only
-            kept[module].append((response.shape, _sampled(response)))
+            response: Tensor = type(module).forward(module, input)
+            kept[module].append((response.shape, sampled(module, response)))
             return response
 
         return forward
 
-    def compared(module: nn.Module, row: Forward, tally: _Tally) -> Forward:
+    def compared(module: nn.Module, chain: Forward, tally: _Tally) -> Forward:
         wanted = iter(kept[module])
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002
-            response = row(input)
+            response = chain(input)
             shape, target = next(wanted, (None, None))
             if target is not None and shape == response.shape:
-                tally.add(target, _sampled(response))
+                tally.add(target, sampled(module, response))
             return response
 
         return forward
 
     for index in runs.judged:
         kept = {module: [] for module in number}
-        with acting({module: looked_at(module) for module in number}):
+        with acting({module: recorded(module) for module in number}):
             original = _detached(runs.outputs(index))
         for side in (fitted, plain):
-            rows = side.rows.items()
-            with acting({module: compared(module, row, side.layers[number[module]]) for module, row in rows}):
+            chains = side.chains.items()
+            with acting({module: compared(module, chain, side.layers[number[module]]) for module, chain in chains}):
                 side.outputs.add(original, _detached(runs.outputs(index)))
     for side in (fitted, plain):
-        side.pool(team)
-    counts, held_back = zip(*team.gather((len(runs.judged), bool(runs.held_back))), strict=True)
+        side.pool(processes)
+    counts, held_out = zip(*processes.gather((len(runs.judged), bool(runs.held_out))), strict=True)
     outcome = Outcome(
         fitted.outputs.error,
         fitted.outputs.agreement,
         plain.outputs.error,
         plain.outputs.agreement,
         sum(counts),
-        all(held_back),
+        all(held_out),
     )
     return outcome, [
         None if one.error is None or other.error is None else (one.error, other.error)
@@ -145,7 +165,7 @@ def _total(tallies: Sequence[Sums]) -> Sums:
 
 @dataclass
 class _Tally:
-    """Sums of squares of a layer's responses and of what a row misses of them."""
+    """Sums of squares of a layer's responses and of what a chain misses of them."""
 
     total: float = 0.0
     missed: float = 0.0
@@ -195,17 +215,17 @@ class _OutputTally:
         return self.agreeing / self.voting if self.voting else None
 
 
-@dataclass
 class _Side:
     """One of the two ways to replace the layers, and what comes of it."""
 
-    rows: Mapping[nn.Module, Forward]
-    layers: list[_Tally]
-    outputs: _OutputTally = field(default_factory=_OutputTally)
+    def __init__(self, groups: Sequence[Mapping[nn.Module, Forward]]) -> None:
+        self.chains = {module: chain for group in groups for module, chain in group.items()}
+        self.layers = [_Tally() for _ in groups]
+        self.outputs = _OutputTally()
 
-    def pool(self, team: Team) -> None:
-        """Add up what every rank has found."""
-        every = team.gather((self.layers, self.outputs))
+    def pool(self, processes: Team) -> None:
+        """Add up what every process has found."""
+        every = processes.gather((self.layers, self.outputs))
         self.layers = [_total(same) for same in zip(*(layers for layers, _ in every), strict=True)]
         self.outputs = _total([outputs for _, outputs in every])
 
@@ -221,11 +241,6 @@ def _detached(outputs: object) -> list[Tensor]:
         for leaf in leaves
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.is_meta
     ]
-
-
-def _sampled(response: Tensor) -> Tensor:
-    batched = response if response.dim() == 4 else response[None]
-    return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
 
 
 def _energy(values: Tensor) -> float:

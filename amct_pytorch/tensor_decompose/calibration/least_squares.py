@@ -20,11 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.compose import ungrouped
+
 # What the second moment is shrunk by at least: it bounds the condition, so that the root can be undone.
 _LEAST_SHRINKAGE = 1e-4
 # Ridges to choose from, in units of the mean variance of what the last convolution sees.
 _RIDGES = tuple(10.0**exponent for exponent in range(-6, 3))
-# Power iterations for an eigenvalue that is only told.
+# Power iterations for an eigenvalue that is only reported.
 _POWERS = 5
 # Steps of conjugate gradients for the first factor. Few, as to stop early is what keeps it from overfitting.
 _STEPS = 4
@@ -129,15 +131,15 @@ def _largest_eigenvalue(times: Callable[[Tensor], Tensor], size: int) -> float:
     return length
 
 
-def seen_by_first(second: Tensor, offsets: Tensor) -> Tensor:
-    """The second moment (d, d) of what the first convolution sees: the mean over the offsets of the last one's kernel.
+def seen_by_prefix(second: Tensor, offsets: Tensor) -> Tensor:
+    """The second moment (d, d) of what the first stages see: the mean over the places of the later stages' kernel.
 
     Parameters
     ----------
     second
         (D, D), second moment of the whole patches.
     offsets
-        (d, J), as of `patch_offsets`.
+        (d, J); see `patch_offsets`.
     """
     total = second.new_zeros(len(offsets), len(offsets))
     for offset in offsets.unbind(1):
@@ -145,34 +147,48 @@ def seen_by_first(second: Tensor, offsets: Tensor) -> Tensor:
     return total / offsets.shape[1]
 
 
-def patch_offsets(weight_shape: Sequence[int], first_shape: Sequence[int]) -> Tensor:
-    """Which numbers of a patch the first convolution sees at each place of the last one's kernel.
+def patch_offsets(kernel_shape: Sequence[int], prefix_shape: Sequence[int]) -> Tensor:
+    """Which numbers of a patch the first stages of a chain see at each place of the later stages' kernel.
 
     Parameters
     ----------
-    weight_shape
-        (out, in, kh, kw) of the whole.
-    first_shape
-        (R, in, a, b) of the first convolution.
+    kernel_shape
+        (out, in, *kernel) of the layer, without groups.
+    prefix_shape
+        (R, in, *kernel) of the first stages together, without groups.
 
     Returns
     -------
     Tensor
-        (d, J) indices into the D = in·kh·kw numbers of a patch: d = in·a·b, J the number of places.
+        (d, J) indices into the D = in·kernel numbers of a patch: d = in·kernel of the prefix, J the number of places.
     """
-    _, in_, height, width = weight_shape
-    grid = torch.arange(in_ * height * width, device="cpu").reshape(in_, height, width)
-    windows = grid.unfold(1, first_shape[2], 1).unfold(2, first_shape[3], 1)
-    return windows.permute(0, 3, 4, 1, 2).reshape(in_ * first_shape[2] * first_shape[3], -1)
+    in_, *kernel = kernel_shape[1:]
+    axes = len(kernel)
+    windows = torch.arange(in_ * math.prod(kernel), device="cpu").reshape(in_, *kernel)
+    for axis, size in enumerate(prefix_shape[2:], start=1):
+        windows = windows.unfold(axis, size, 1)  # (in, *places, *kernel of the prefix)
+    inside, places = range(1 + axes, 1 + 2 * axes), range(1, 1 + axes)
+    return windows.permute(0, *inside, *places).reshape(in_ * math.prod(prefix_shape[2:]), -1)
 
 
-def composed(first: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
-    """The kernel (out, D) of two convolutions (R, in, a, b) and (out, R, c, d) in a row."""
-    kernel = first.new_zeros(len(last), int(offsets.max()) + 1)
-    rows = first.flatten(1)
-    for place, offset in zip(last.flatten(2).unbind(2), offsets.unbind(1), strict=True):
+def composed(prefix: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
+    """The kernel (out, D) of two stages (R, in, *kernel) and (out, R, *kernel) without groups, one after the other.
+
+    Parameters
+    ----------
+    offsets
+        (d, J) of the prefix; see `patch_offsets`.
+    """
+    kernel = prefix.new_zeros(len(last), int(offsets.max()) + 1)
+    rows = prefix.flatten(1)
+    for place, offset in zip(_places(last), offsets.unbind(1), strict=True):
         kernel[:, offset] += place @ rows
     return kernel
+
+
+def _places(last: Tensor) -> tuple[Tensor, ...]:
+    """The matrix (out, R) of a weight (out, R, *kernel) at every place of its kernel."""
+    return last.reshape(*last.shape[:2], -1).unbind(2)
 
 
 @dataclass(frozen=True)
@@ -182,7 +198,7 @@ class Refit:
     Attributes
     ----------
     last
-        (out, R, c, d).
+        (out, R / groups, *kernel).
     ridge
         The ridge chosen, in units of the mean variance of what the last convolution sees; infinite where the
         data were not trusted at all, and the factor is the one it began with.
@@ -195,26 +211,32 @@ class Refit:
     expected: float
 
 
-def refit(first: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments]) -> Refit:
-    """The last factor by ridge least squares on the responses, with the first one as it is.
+def refit(
+    prefix: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments], groups: int = 1
+) -> Refit:
+    """The last factor by ridge least squares on the responses, with the stages before it as they are.
 
     The ridge pulls towards the factor given, so the error on these data is never above its own. Which ridge is
     chosen by how well a half of the data fits the other.
 
     Parameters
     ----------
-    first, last
-        (R, in, a, b) and (out, R, c, d), float64.
+    prefix
+        Kernel (R, in, *kernel) of the stages before, without groups, float64.
+    last
+        (out, R / groups, *kernel), float64.
     offsets
-        As of `patch_offsets`.
+        (d, J) of the prefix; see `patch_offsets`.
     total, halves
         Moments of all the data, and of its halves.
+    groups
+        Of the last stage.
     """
     start = last.flatten(1)
-    begin = total.error(composed(first, last, offsets))
+    begin = total.error(composed(prefix, ungrouped(last, groups), offsets))
     if begin <= total.rounding or min(half.weight for half in halves) == 0:
         return Refit(last, math.inf, begin)
-    problems = [_Problem.of(first, start, offsets, half) for half in halves]
+    problems = [_Problem.of(prefix, start, offsets, half, groups) for half in halves]
     weight = sum(half.weight for half in halves)
     ridges = (*_RIDGES, math.inf)
     errors = [0.0] * len(ridges)
@@ -223,22 +245,22 @@ def refit(first: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: 
             errors[index] += half.weight / weight * (other.begin + change)
     least = min(range(len(ridges)), key=errors.__getitem__)
     ridge = ridges[least]
-    step = _Problem.of(first, start, offsets, total).step(ridge)
+    step = _Problem.of(prefix, start, offsets, total, groups).step(ridge)
     return Refit((start + step).reshape(last.shape), ridge, max(0.0, errors[least]))
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """Least squares for the change of the last factor, in the eigenbasis of what it sees (p = R·J numbers).
+class _Block:
+    """Least squares for the change of one group of the last factor, in the eigenbasis of what it sees (p numbers).
 
     Attributes
     ----------
     second
-        (p, p), second moment of what the last convolution sees.
+        (p, p), second moment of what the group sees; p = R / groups · J.
     left
-        (out, p), mean of what the start leaves of the response, times what the last convolution sees.
+        (out / groups, p), mean of what the start leaves of the response, times what the group sees.
     begin
-        Error at the start.
+        Error of the group at the start, less the energy of its responses.
     values, basis
         Eigenvalues (p,) of the standardised second moment, and its eigenvectors (p, p) in the units of the factor.
     """
@@ -250,24 +272,24 @@ class _Problem:
     basis: Tensor
 
     @classmethod
-    def of(cls, first: Tensor, start: Tensor, offsets: Tensor, moments: Moments) -> _Problem:
-        rows = first.flatten(1)
+    def of(cls, prefix: Tensor, start: Tensor, offsets: Tensor, moments: Moments, cross: Tensor) -> _Block:
+        rows = prefix.flatten(1)
         images = torch.stack([rows @ moments.second[offset] for offset in offsets.unbind(1)], dim=1).flatten(0, 1)
         second = torch.stack([images[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
-        cross = torch.stack([moments.cross[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
+        cross = torch.stack([cross[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
         diagonal = second.diagonal()
         floor = 1e-12 * float(diagonal.mean()) + torch.finfo(second.dtype).tiny
         scale = diagonal.clamp_min(floor).rsqrt()
         values, vectors = torch.linalg.eigh(scale[:, None] * second * scale)
-        begin = max(0.0, moments.energy + float(((start @ second - 2 * cross) * start).sum()))
+        begin = float(((start @ second - 2 * cross) * start).sum())
         return cls(second, cross - start @ second, begin, values.clamp_min(0), scale[:, None] * vectors)
 
     def step(self, ridge: float) -> Tensor:
-        """The best change (out, p) of the last factor."""
+        """The best change (out / groups, p) of the factor."""
         return (self.left @ self.basis) / (self.values + ridge) @ self.basis.T
 
-    def changes_on(self, other: _Problem, ridges: Sequence[float]) -> list[float]:
-        """By how much this problem's step at each ridge changes the error of the other problem."""
+    def changes_on(self, other: _Block, ridges: Sequence[float]) -> list[float]:
+        """By how much this block's step at each ridge changes the error of the other block."""
         images = self.left @ self.basis
         linear = (images * (other.left @ self.basis)).sum(0)
         quadratic = (images.T @ images) * (self.basis.T @ other.second @ self.basis)
@@ -275,39 +297,68 @@ class _Problem:
         return [float(step @ quadratic @ step - 2 * linear @ step) for step in steps]
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """Least squares for the change of the last factor: a problem of its own for each of its groups."""
+
+    blocks: tuple[_Block, ...]
+    begin: float
+
+    @classmethod
+    def of(cls, prefix: Tensor, start: Tensor, offsets: Tensor, moments: Moments, groups: int) -> _Problem:
+        blocks = tuple(
+            _Block.of(rows, part, offsets, moments, cross)
+            for rows, part, cross in zip(
+                prefix.chunk(groups), start.chunk(groups), moments.cross.chunk(groups), strict=True
+            )
+        )
+        return cls(blocks, max(0.0, moments.energy + sum(block.begin for block in blocks)))
+
+    def step(self, ridge: float) -> Tensor:
+        """The best change (out, p) of the last factor."""
+        return torch.cat([block.step(ridge) for block in self.blocks])
+
+    def changes_on(self, other: _Problem, ridges: Sequence[float]) -> list[float]:
+        """By how much this problem's step at each ridge changes the error of the other problem."""
+        changes = [block.changes_on(same, ridges) for block, same in zip(self.blocks, other.blocks, strict=True)]
+        return [sum(change) for change in zip(*changes, strict=True)]
+
+
 def improve_first(
-    first: Tensor, last: Tensor, offsets: Tensor, root: Tensor, total: Moments, halves: Sequence[Moments]
+    first: Tensor, tail: Tensor, offsets: Tensor, root: Tensor, total: Moments, halves: Sequence[Moments]
 ) -> Tensor:
-    """The first factor moved towards least squares on the responses, with the last one as it is.
+    """The first factor moved towards least squares on the responses, with the stages behind it as they are.
 
     The error on these data never grows. It stays as it is where that does not carry over from one half of the
     data to the other.
 
     Parameters
     ----------
-    first, last
-        (R, in, a, b) and (out, R, c, d), float64.
+    first
+        (R, in, *kernel), without groups, float64.
+    tail
+        Kernel (out, R, *kernel) of the stages behind it, without groups, float64.
     offsets
-        As of `patch_offsets`.
+        (d, J) of the first stage; see `patch_offsets`.
     root
-        (d, d), as of `shrunk_root`: the better the data know a direction, the further it goes along it.
+        (d, d); see `shrunk_root`. The better the data know a direction, the further it goes along it.
     total, halves
         Moments of all the data, and of its halves.
     """
-    begin = total.error(composed(first, last, offsets))
+    begin = total.error(composed(first, tail, offsets))
     if begin <= total.rounding or min(half.weight for half in halves) == 0:
         return first
     gain = sum(
-        judging.weight * (judging.error(composed(first, last, offsets)) - judging.error(composed(moved, last, offsets)))
+        judging.weight * (judging.error(composed(first, tail, offsets)) - judging.error(composed(moved, tail, offsets)))
         for fitted_on, judging in zip(halves, reversed(halves), strict=True)
-        for moved in [_descend(first, last, offsets, root, fitted_on)]
+        for moved in [_descend(first, tail, offsets, root, fitted_on)]
     )
-    return _descend(first, last, offsets, root, total) if gain > 0 else first
+    return _descend(first, tail, offsets, root, total) if gain > 0 else first
 
 
-def _descend(first: Tensor, last: Tensor, offsets: Tensor, root: Tensor, moments: Moments) -> Tensor:
-    """A few steps of conjugate gradients, preconditioned as if the places of the last kernel saw independent inputs."""
-    places = list(zip(last.flatten(2).unbind(2), offsets.unbind(1), strict=True))
+def _descend(first: Tensor, tail: Tensor, offsets: Tensor, root: Tensor, moments: Moments) -> Tensor:
+    """A few steps of conjugate gradients, preconditioned as if the places of the tail saw independent inputs."""
+    places = list(zip(_places(tail), offsets.unbind(1), strict=True))
     inner = sum((place.T @ place for place, _ in places), first.new_zeros(len(first), len(first)))
     inner.diagonal().add_(1e-6 * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny)
     inner_root = torch.linalg.cholesky(inner)
@@ -319,13 +370,13 @@ def _descend(first: Tensor, last: Tensor, offsets: Tensor, root: Tensor, moments
         return torch.cholesky_solve(torch.cholesky_solve(gradient, inner_root).T, root, upper=True).T
 
     rows = first.flatten(1)
-    kernel = composed(first, last, offsets)
+    kernel = composed(first, tail, offsets)
     rest = on_first(moments.cross - kernel @ moments.second)
     direction = conditioned(rest)
     power = float((rest * direction).sum())
     step = direction
     for _ in range(_STEPS):
-        image = on_first(composed(step.reshape(first.shape), last, offsets) @ moments.second)
+        image = on_first(composed(step.reshape(first.shape), tail, offsets) @ moments.second)
         curvature = float((step * image).sum())
         if not (power > 0 and curvature > 0):
             break

@@ -1,4 +1,4 @@
-"""Moments of the patches that a convolution sees, from samples of them, summed up batch by batch.
+"""Moments of the patches that a layer sees, from samples of them, summed up batch by batch.
 
 A block of patches is multiplied where the model is, in float32 (float64 where the model is), and summed on the
 host in float64. Positions are sampled where there are far more of them than the fit has unknowns: evenly over
@@ -15,97 +15,20 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..._run.process_group import Team
 from ..methods.linalg import exact_matmul
-from ..model.spec import ConvSpec, Pair
-from .least_squares import Moments
+from .least_squares import Moments, seen_by_prefix
 
+# Patches are laid out and multiplied in blocks of so many rows, as their copies take memory.
 _ROWS_AT_ONCE = 4096
+# After so many rows a sum where the model is, in float32, is added to that on the host, in float64.
 _ROWS_OF_A_BLOCK = 8192
 # A symmetric product is computed in so many strips, of so many columns at least.
 _STRIPS = 4
 _LEAST_STRIP = 256
-# Where more than one in so many of all places is read, images are laid out by places first.
-_MUCH = 4
 # Of a float32 product of so many rows, relative to the mean square of what is multiplied.
 _ROUNDING = 1e-6
-
-
-def padded(images: Tensor, conv: ConvSpec) -> Tensor:
-    """The images (N, C, H, W) with the padding that the convolution gives them."""
-    if conv.padding == "valid":
-        return images
-    sides: list[int] = []
-    for axis in (1, 0):
-        if conv.padding == "same":
-            total = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
-            sides += [total // 2, total - total // 2]
-        else:
-            sides += [cast(Pair, conv.padding)[axis]] * 2
-    if not any(sides):
-        return images
-    return functional.pad(images, sides, mode="constant" if conv.padding_mode == "zeros" else conv.padding_mode)
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Places of a response: image, row and column of each, as index tensors on the host.
-
-    Attributes
-    ----------
-    scale
-        How many positions each of these stands for.
-    """
-
-    image: Tensor
-    row: Tensor
-    column: Tensor
-    scale: float
-
-    def __getitem__(self, index: Tensor) -> Positions:
-        """Those of them that an index (m,) names, in its order."""
-        return Positions(self.image[index], self.row[index], self.column[index], self.scale)
-
-
-def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions:
-    """Positions of a response (N, out, H, W): all, or about as many as asked for, one from each of equal stretches."""
-    images, _, height, width = shape
-    count, most = images * height * width, max(1, math.ceil(about))
-    if count <= most:
-        flat = torch.arange(count, device="cpu")
-    else:
-        generator = torch.Generator("cpu").manual_seed(seed)
-        within = torch.rand(most, generator=generator, dtype=torch.float32, device="cpu")
-        flat = ((torch.arange(most, device="cpu") + within) * (count / most)).long()
-        flat = flat.clamp_max(count - 1)
-    return Positions(flat // (height * width), flat // width % height, flat % width, count / max(1, len(flat)))
-
-
-def patches_at(images: Tensor, conv: ConvSpec, where: Positions) -> Tensor:
-    """The patches (n, in·kh·kw) that a convolution without dilation sees of images (N, in, H, W) at some positions."""
-    seen = padded(images, conv).permute(0, 2, 3, 1)
-    height, width = conv.kernel_size
-    if _MUCH * len(where.image) * height * width > math.prod(seen.shape[:3]):
-        seen = seen.contiguous()  # then a place is read at once, and most are, some several times
-    row = where.row[:, None] * conv.stride[0] + torch.arange(height, device="cpu").repeat_interleave(width)
-    column = where.column[:, None] * conv.stride[1] + torch.arange(width, device="cpu").repeat(height)
-    image, row, column = (index.to(seen.device) for index in (where.image[:, None], row, column))
-    return seen[image, row, column].transpose(1, 2).flatten(1)
-
-
-def responses_at(responses: Tensor, where: Positions) -> Tensor:
-    """The responses (n, out) of (N, out, H, W) at some positions."""
-    image, row, column = (index.to(responses.device) for index in (where.image, where.row, where.column))
-    return responses.permute(0, 2, 3, 1)[image, row, column]
-
-
-def halves_of(where: Positions, height: int, batch: int) -> Tensor:
-    """Which half of the data each position belongs to, False or True: images go in turns, a lone one is cut in two."""
-    if len(where.image) == 0 or int(where.image.max()) > 0:
-        return (where.image + batch) % 2 == 1
-    return ((where.row >= height / 2).long() + batch) % 2 == 1
 
 
 @dataclass
@@ -162,8 +85,8 @@ class MomentSums:
     Parameters
     ----------
     offsets
-        Given (d, J), the second moment is only that of what the first convolution sees, the mean over the J
-        places of the last one's kernel: (d, d) numbers. With None it is that of whole patches, (D, D).
+        Given (d, J), see `patch_offsets`, the second moment is only that of what the first stage sees, the mean over
+        the J places of the later stages' kernel: (d, d) numbers. With None it is that of whole patches, (D, D).
     """
 
     offsets: Tensor | None = None
@@ -234,6 +157,40 @@ class MomentSums:
             intercept: (patches / weight, None if targets is None else targets / weight)
             for intercept, (weight, patches, targets) in _by_intercept(self._halves).items()
         }
+
+    def seen_by_first(self, offsets: Tensor) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """Centred second moments of what the first stage sees, without using the sums up.
+
+        Parameters
+        ----------
+        offsets
+            (d, J) of the first stage; see `patch_offsets`.
+
+        Returns
+        -------
+        total : Tensor
+            (d, d), of all the data.
+        halves : list
+            Weight and second moment (d, d) of each half.
+        """
+        parts = []
+        for half in self._halves:
+            half.flush()
+        for sums in ([*self._halves], [self._halves[0]], [self._halves[1]]):
+            weight = sum(half.weight for half in sums)
+            second = torch.zeros(len(offsets), len(offsets), dtype=torch.float64, device="cpu")
+            for half in sums:
+                if half.second is not None:
+                    second += half.second if self.offsets is not None else seen_by_prefix(half.second, offsets)
+            if weight:
+                noise = _ROUNDING * float(second.diagonal().mean()) / weight
+                for count, patches, _ in _by_intercept(sums).values():
+                    seen = patches[offsets]  # (d, J)
+                    second.addmm_(seen, seen.T, alpha=-1 / (count * offsets.shape[1]))
+                second /= weight
+                second.diagonal().add_(noise)
+            parts.append((weight, second))
+        return parts[0][1], parts[1:]
 
     def finish(self, kernel: Tensor) -> tuple[Moments, tuple[Moments, Moments]]:
         """The centred moments of all the data and of its halves; the sums are used up.

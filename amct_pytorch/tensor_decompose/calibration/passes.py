@@ -10,220 +10,272 @@ from torch import Tensor, nn
 from ..._run.process_group import Team
 from ..._run.progress import Report
 from ...errors import LayerError, warn_user
+from ..methods.factoring import Factoring
 from ..methods.linalg import exact_matmul, is_finite
-from ..methods.weight_group import Job
-from ..model.spec import ConvSpec
-from .data import Calibration, EndOfRun, Forward, Mode, Runs, acting
+from ..methods.weight_group import WeightGroup
+from ..model.spec import LayerSpec
+from .biases import bias_of, correctable_biases
+from .data import Calibration, Mode
 from .layer_fit import (
     Fitted,
-    bias_of,
     bytes_of_moments,
-    correctable_biases,
+    chains_for,
+    first_stage_offsets,
     fit,
-    offsets_of,
     positions_wanted,
-    rows_for,
+    spectrum_on_data,
 )
 from .moments import MomentSums
-from .recorder import Watch
+from .recorder import LayerRecorder
 from .rescale import rescale
+from .runs import EndOfRun, Forward, Runs, acting
 
-# Of an iterable that does not tell its length: a usual number of batches.
+# Of an iterable that does not say its length: a usual number of batches.
 _USUAL_BATCHES = 8
 # With fewer samples for an unknown than this the fit is mostly guesswork.
 _FEW_SAMPLES = 2
+# What a plan says of a layer that no batch reaches.
+_IDLE = "the calibration batches never reach it"
 
-FitAll = Callable[[Callable[[int], Fitted]], list[Fitted]]
-"""Gives what a function gives for the index of every job, several at a time."""
+Recorders = dict[int, list[LayerRecorder]]
+"""By number of the weight group, a recorder for each of its layers."""
 
 
-def fit_to_data(runs: Runs, jobs: Sequence[Job], fit_all: FitAll, report: Report, team: Team) -> list[Fitted]:
-    """Factors for every job, fitted to the calibration data.
+def fit_to_data(runs: Runs, factoring: Factoring, report: Report, processes: Team) -> dict[int, Fitted]:
+    """Choose ranks and fit factors to the calibration data.
 
     Parameters
     ----------
     runs
         Of the model on the batches.
-    fit_all
-        How to go through jobs that do not depend on one another.
+    factoring
+        Of its weights, whose spectra are known; its choices and plain splits are complete afterwards.
     report
-        Told (done, total, layer name) as layers are fitted, and of batches meanwhile.
-    team
-        The ranks whose batches count, each with its own.
+        Called with (done, total, layer name) as layers are fitted, and for batches meanwhile.
+    processes
+        Those whose batches count, each with its own.
+
+    Returns
+    -------
+    dict
+        By number of the group, for every group whose split is wanted.
 
     Raises
     ------
     InputsError
         The model fails on a batch, a layer's input is not finite, or there are no batches.
+    LayerError
+        A bias is not finite.
+    ConfigError
+        A rank is not possible for its layer.
     """
-    biases = [correctable_biases(runs.model, job, add=runs.calibration.add_bias) for job in jobs]
-    for job, numbers in zip(jobs, biases, strict=True):
-        for layer, module, number in zip(job.layers, job.modules, numbers, strict=True):
+    groups = factoring.groups
+    biases = [correctable_biases(runs.model, group, add=runs.calibration.add_bias) for group in groups]
+    for group, numbers in zip(groups, biases, strict=True):
+        for layer, module, number in zip(group.layers, group.modules, numbers, strict=True):
             if number is not None and not is_finite(bias_of(module)):
                 raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
-    if runs.calibration.mode == "reconstruct":
-        fitted = _layer_after_layer(runs, jobs, biases, report, team)
-    else:
-        fitted = _all_at_once(runs, jobs, biases, fit_all, report, team)
-    _warn(runs, jobs, fitted)
+    factoring.choose_by_weights(factoring.requests_by(ignoring_calibration=True))
+    fitting = _LayerAfterLayer if runs.calibration.mode == "reconstruct" else _AllAtOnce
+    fitted = fitting(runs, factoring, biases, report, processes).fit()
+    _warn(groups, fitted)
     return fitted
 
 
-def _all_at_once(
-    runs: Runs,
-    jobs: Sequence[Job],
-    biases: Sequence[Sequence[int | None]],
-    fit_all: FitAll,
-    report: Report,
-    team: Team,
-) -> list[Fitted]:
-    modes, notes = _affordable(jobs, runs.calibration)
-    sums = [MomentSums(offsets_of(job) if mode == "whiten" else None) for job, mode in zip(jobs, modes, strict=True)]
-    watches = _watches(runs, jobs, modes, biases, sums)
-    order = _watch_all(runs, watches, lambda watch: watch.looking_on, report, team)
-    for total in sums:
-        total.pool(team)
+class _Fitting:
+    """What the two ways to go over the data have in common."""
 
-    def fit_one(index: int) -> Fitted:
-        if not sums[index].samples:
-            return Fitted.unfitted(jobs[index], _IDLE)
-        # The first of several to run does see just these, yet on the digits network accuracy is higher where it too
-        # is careful.
-        return fit(jobs[index], sums[index], biases[index], modes[index], notes[index], as_seen=len(jobs) == 1)
+    def __init__(
+        self,
+        runs: Runs,
+        factoring: Factoring,
+        biases: Sequence[Sequence[int | None]],
+        report: Report,
+        processes: Team,
+    ) -> None:
+        self.runs, self.factoring, self.biases = runs, factoring, biases
+        self.report, self.processes = report, processes
+        self.groups = factoring.groups
+        # Those that a choice is still open for may be wanted.
+        self.candidates = sorted({*factoring.wanted, *factoring.undecided})
+        self.modes, self.notes = _affordable(self.groups, self.candidates, runs.calibration)
 
-    fitted = fit_all(fit_one)
-    return rescale(runs, jobs, fitted, watches, order, report, team)
+    def choose_by_data(self, sums: Mapping[int, MomentSums]) -> None:
+        """Choose the ranks that depend on the data, from the moments of what the original layers see."""
+        open_ = self.factoring.undecided
+        # A layer that no batch has reached is split as without calibration.
+        self.factoring.choose_by_weights([index for index in open_ if not sums[index].samples])
+        self.factoring.choose_by_data(lambda index: spectrum_on_data(self.groups[index], sums[index]))
+
+    def recorders(self, sums: Mapping[int, MomentSums]) -> Recorders:
+        """A recorder for every layer that may be fitted."""
+        batches = self.runs.count() or _USUAL_BATCHES
+        return {
+            index: [
+                LayerRecorder(
+                    layer.names[0],
+                    cast(LayerSpec, layer.spec),
+                    module,
+                    number,
+                    positions_wanted(self.groups[index], self.modes[index]) / batches,
+                    sums.get(index),
+                )
+                for layer, module, number in zip(
+                    self.groups[index].layers, self.groups[index].modules, self.biases[index], strict=True
+                )
+            ]
+            for index in self.candidates
+        }
+
+    def run_original(self, recorders: Recorders, forward_of: Callable[[LayerRecorder], Forward]) -> list[int]:
+        """Run the original on the batches, recording.
+
+        Returns
+        -------
+        list of int
+            The groups in the order in which they first run; those that run in other processes only are last.
+        """
+        order: dict[int, None] = {}
+
+        def noting(index: int, forward: Forward) -> Forward:
+            def noted(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
+                order.setdefault(index)
+                return forward(input)
+
+            return noted
+
+        def begin(batch: int) -> bool:
+            self.report(0, len(self.groups), f"batch {batch}")
+            for group in recorders.values():
+                for recorder in group:
+                    recorder.begin(batch, keeping=batch in self.runs.kept)
+            return True
+
+        forwards: dict[nn.Module, Forward] = {
+            recorder.module: noting(index, forward_of(recorder))
+            for index, group in recorders.items()
+            for recorder in group
+        }
+        with acting(forwards):
+            self.runs.fitting_pass(begin)
+        return list(dict.fromkeys(index for orders in self.processes.gather(list(order)) for index in orders))
+
+    def unfitted(self, index: int) -> Fitted:
+        """The plain split of a group that no batch reaches."""
+        return Fitted.unfitted(self.groups[index], self.factoring.plain[index], _IDLE)
 
 
-def _layer_after_layer(
-    runs: Runs, jobs: Sequence[Job], biases: Sequence[Sequence[int | None]], report: Report, team: Team
-) -> list[Fitted]:
-    modes, notes = _affordable(jobs, runs.calibration)
-    watches = _watches(runs, jobs, modes, biases, [None] * len(jobs))
-    order = _watch_all(runs, watches, lambda watch: watch.recording, report, team)
-    idle = [index for index in range(len(jobs)) if index not in order]
-    with exact_matmul():
-        unfitted = team.from_first(lambda: [Fitted.unfitted(jobs[index], _IDLE) for index in idle])
-    fitted = dict(zip(idle, unfitted, strict=True))
-    rows: dict[nn.Module, Forward] = {}
-    for index in order:
-        job = jobs[index]
-        sums = MomentSums(offsets_of(job) if modes[index] == "whiten" else None)
-        _see_inputs(runs, watches[index], sums, rows)
-        for watch in watches[index]:
-            watch.forget()  # it holds many responses
-        sums.pool(team)
+class _AllAtOnce(_Fitting):
+    """One pass over the data for all layers."""
 
-        def found(index: int = index, sums: MomentSums = sums) -> Fitted:
+    def fit(self) -> dict[int, Fitted]:
+        sums = {
+            index: MomentSums(first_stage_offsets(self.groups[index]) if self.modes[index] == "whiten" else None)
+            for index in self.candidates
+        }
+        recorders = self.recorders(sums)
+        order = self.run_original(recorders, lambda recorder: recorder.sum_up)
+        for total in sums.values():
+            total.pool(self.processes)
+        self.choose_by_data(sums)
+        wanted = self.factoring.wanted
+
+        def fit_one(index: int) -> Fitted:
+            if not sums[index].samples:
+                return self.unfitted(index)
+            # The first of several to run does see just these inputs, yet on the digits network accuracy is higher
+            # where it too counts on noise.
+            return fit(
+                self.groups[index],
+                self.factoring.plain[index],
+                sums[index],
+                self.biases[index],
+                self.modes[index],
+                self.notes[index],
+                as_seen=len(wanted) == 1,
+            )
+
+        fitted = self.factoring.share_out(fit_one, wanted)
+        used = [index for index in order if index in fitted]
+        return rescale(self.runs, self.groups, fitted, recorders, used, self.report, self.processes)
+
+
+class _LayerAfterLayer(_Fitting):
+    """One pass with the original, then one for each layer in the order in which they run."""
+
+    def fit(self) -> dict[int, Fitted]:
+        looking = {index: MomentSums(first_stage_offsets(self.groups[index])) for index in self.factoring.undecided}
+        recorders = self.recorders(looking)
+        order = self.run_original(recorders, lambda recorder: recorder.record)
+        for total in looking.values():
+            total.pool(self.processes)
+        self.choose_by_data(looking)
+        wanted = self.factoring.wanted
+        fitted = {index: self.unfitted(index) for index in wanted if index not in order}
+        chains: dict[nn.Module, Forward] = {}
+        for index in order:
+            if index not in wanted:
+                continue
+            fitted[index] = self._fit_one(index, recorders[index], chains)
+            chains.update(chains_for(self.groups[index], fitted[index].factors, fitted[index].biases))
+            self.report(len(fitted), len(wanted), self.groups[index].name)
+        return fitted
+
+    def _fit_one(self, index: int, recorders: Sequence[LayerRecorder], chains: Mapping[nn.Module, Forward]) -> Fitted:
+        group, mode = self.groups[index], self.modes[index]
+        sums = MomentSums(first_stage_offsets(group) if mode == "whiten" else None)
+        self._see_inputs(recorders, sums, chains)
+        for recorder in recorders:
+            recorder.forget()  # it holds many responses
+        sums.pool(self.processes)
+
+        def found() -> Fitted:
             if not sums.samples:  # with layers before it decomposed, nothing comes here any more
-                return Fitted.unfitted(jobs[index], _IDLE)
-            return fit(jobs[index], sums, biases[index], modes[index], notes[index])
+                return self.unfitted(index)
+            return fit(group, self.factoring.plain[index], sums, self.biases[index], mode, self.notes[index])
 
         with exact_matmul():
-            fitted[index] = team.from_first(found)
-        if job.gains(fitted[index].factors.rank):
-            rows.update(rows_for(job, fitted[index].factors, fitted[index].biases))
-        report(len(fitted), len(jobs), job.name)
-    return [fitted[index] for index in range(len(jobs))]
+            return self.processes.from_first(found)
 
+    def _see_inputs(
+        self, recorders: Sequence[LayerRecorder], sums: MomentSums, chains: Mapping[nn.Module, Forward]
+    ) -> None:
+        """Sum up what the layers see in the network as decomposed so far, and what the original answered there."""
+        left = 0
 
-def _watches(
-    runs: Runs,
-    jobs: Sequence[Job],
-    modes: Sequence[Mode],
-    biases: Sequence[Sequence[int | None]],
-    sums: Sequence[MomentSums | None],
-) -> list[list[Watch]]:
-    """For each job one watch for each of its layers."""
-    batches = runs.count() or _USUAL_BATCHES
-    return [
-        [
-            Watch(layer.names[0], cast(ConvSpec, layer.conv), module, number, budget, total)
-            for layer, module, number in zip(job.layers, job.modules, numbers, strict=True)
-        ]
-        for job, budget, numbers, total in zip(
-            jobs,
-            [positions_wanted(job, mode) / batches for job, mode in zip(jobs, modes, strict=True)],
-            biases,
-            sums,
-            strict=True,
-        )
-    ]
+        def seeing(recorder: LayerRecorder) -> Forward:
+            def forward(input: Tensor) -> Tensor:  # noqa: A002
+                nonlocal left
+                response = recorder.compare(input, sums)
+                left -= 1
+                if left == 0:
+                    raise EndOfRun
+                return response
 
+            return forward
 
-def _watch_all(
-    runs: Runs,
-    watches: Sequence[Sequence[Watch]],
-    way: Callable[[Watch], Forward],
-    report: Report,
-    team: Team,
-) -> list[int]:
-    """Run the original on the batches, watched in some way.
-
-    Returns
-    -------
-    list of int
-        The jobs in the order in which they first run; those that run on other ranks only are last.
-    """
-    order: dict[int, None] = {}
-
-    def watching(index: int, forward: Forward) -> Forward:
-        def noted(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
-            order.setdefault(index)
-            return forward(input)
-
-        return noted
-
-    def begin(batch: int) -> bool:
-        report(0, len(watches), f"batch {batch}")
-        for group in watches:
-            for watch in group:
-                watch.begin(batch, keeping=batch in runs.kept)
-        return True
-
-    with acting({watch.module: watching(index, way(watch)) for index, group in enumerate(watches) for watch in group}):
-        runs.fitting_pass(begin)
-    return list(dict.fromkeys(index for orders in team.gather(list(order)) for index in orders))
-
-
-def _see_inputs(runs: Runs, watches: Sequence[Watch], sums: MomentSums, rows: Mapping[nn.Module, Forward]) -> None:
-    """Sum up what the layers see in the network as decomposed so far, and what the original answered there."""
-    left = 0
-
-    def seeing(watch: Watch) -> Forward:
-        def forward(input: Tensor) -> Tensor:  # noqa: A002
+        def begin(batch: int) -> bool:
             nonlocal left
-            response = watch.comparing(input, sums)
-            left -= 1
-            if left == 0:
-                raise EndOfRun
-            return response
+            for recorder in recorders:
+                recorder.begin(batch)
+            left = sum(recorder.recorded(batch) for recorder in recorders)
+            return left > 0
 
-        return forward
-
-    def begin(batch: int) -> bool:
-        nonlocal left
-        for watch in watches:
-            watch.begin(batch)
-        left = sum(watch.recorded(batch) for watch in watches)
-        return left > 0
-
-    with acting({**rows, **{watch.module: seeing(watch) for watch in watches}}):
-        runs.fitting_pass(begin)
+        with acting({**chains, **{recorder.module: seeing(recorder) for recorder in recorders}}):
+            self.runs.fitting_pass(begin)
 
 
-_IDLE = "the calibration batches never reach it"
-
-
-def _affordable(jobs: Sequence[Job], calibration: Calibration) -> tuple[list[Mode], list[str]]:
-    """The mode for every job, and why where it is not the one asked for."""
-    modes: list[Mode] = [calibration.mode] * len(jobs)
-    notes = [""] * len(jobs)
+def _affordable(
+    groups: Sequence[WeightGroup], candidates: Sequence[int], calibration: Calibration
+) -> tuple[dict[int, Mode], dict[int, str]]:
+    """The mode for every group, and why where it is not the one asked for."""
+    modes: dict[int, Mode] = dict.fromkeys(candidates, calibration.mode)
+    notes = dict.fromkeys(candidates, "")
     if calibration.mode == "whiten":
         return modes, notes
     taken = 0
-    for index in sorted(range(len(jobs)), key=lambda index: bytes_of_moments(jobs[index])):
-        needed = bytes_of_moments(jobs[index]) + (taken if calibration.mode == "refit" else 0)
+    for index in sorted(candidates, key=lambda index: bytes_of_moments(groups[index])):
+        needed = bytes_of_moments(groups[index]) + (taken if calibration.mode == "refit" else 0)
         if needed > calibration.memory:
             modes[index] = "whiten"
             notes[index] = f"{calibration.mode} would take {_gib(needed)} of memory, over {_gib(calibration.memory)}"
@@ -236,13 +288,13 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _warn(runs: Runs, jobs: Sequence[Job], fitted: Sequence[Fitted]) -> None:
-    idle = [job.name for job, one in zip(jobs, fitted, strict=True) if one.fit.mode == "plain"]
+def _warn(groups: Sequence[WeightGroup], fitted: Mapping[int, Fitted]) -> None:
+    idle = [groups[index].name for index, one in sorted(fitted.items()) if one.fit.mode == "plain"]
     if idle:
         warn_user(f"the calibration batches never reach {', '.join(map(repr, idle))}: split as without calibration")
     few = {
-        job.name: one.fit.samples / one.fit.unknowns
-        for job, one in zip(jobs, fitted, strict=True)
+        groups[index].name: one.fit.samples / one.fit.unknowns
+        for index, one in sorted(fitted.items())
         if one.fit.samples and one.fit.samples < _FEW_SAMPLES * one.fit.unknowns
     }
     if few:

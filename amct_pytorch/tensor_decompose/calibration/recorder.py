@@ -1,39 +1,48 @@
-"""Look on at the calls of one layer: what it sees goes to the moments, and what it answers is kept."""
+"""What a layer sees and answers as the model runs: inputs go to the moments, responses are kept to compare with."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputsError
 from ..methods.linalg import is_finite, widened
-from ..model.spec import ConvSpec
-from .moments import MomentSums, Positions, halves_of, patches_at, responses_at, sample_positions
+from ..model.spec import LayerSpec, Positions, responses_at
+from .moments import MomentSums
+from .positions import halves_of, sample_positions
 
-# Of a response that is kept to be compared with later, so many positions of each item of the batch are.
+# Of a response that is kept to be compared with later: so many positions of each item of the batch.
 _KEPT_OF_AN_ITEM = 64
+# Batches and calls of a layer get seeds of their own while no layer is called more often than this in a batch.
+_SEEDS_OF_A_BATCH = 1_000_003
 
 
 @dataclass
-class Watch:
-    """Looks on at the calls of one layer.
+class LayerRecorder:
+    """Records the calls of one layer, in the place of its forward method.
 
     Attributes
     ----------
+    name
+        The layer, for messages.
+    spec
+        Its geometry.
+    module
+        The layer.
     intercept
-        The number of its bias, as of `correctable_biases`.
+        The number of its bias among those that may be corrected; see `correctable_biases`.
     budget
         How many positions to sample at a call.
     sums
-        Where to add what it sees, where that is also what it answers to.
+        Where to add what the original layer sees, whose own responses are the targets; None where another network's
+        inputs are to be summed.
     """
 
     name: str
-    conv: ConvSpec
+    spec: LayerSpec
     module: nn.Conv2d
     intercept: int | None
     budget: float
@@ -55,38 +64,42 @@ class Watch:
         """Let go of what was recorded."""
         self._targets.clear()
 
-    def looking_on(self, input: Tensor) -> Tensor:  # noqa: A002
-        """The layer's response; what it sees goes to the sums."""
-        response, images, answers = self._call(input)
-        self._add(cast(MomentSums, self.sums), images, None, self._sampled(answers))
+    def sum_up(self, inputs: Tensor) -> Tensor:
+        """The layer's response; what it sees goes to its own sums."""
+        response, batched, answers = self._call(inputs)
+        if self.sums is not None:
+            self._add(self.sums, batched, answers, None, self._sampled(answers))
         if self._keeping:
             self._record(answers, self._kept(answers))
         self._calls += 1
         return response
 
-    def recording(self, input: Tensor) -> Tensor:  # noqa: A002
-        """The layer's response, which is kept at the sampled positions."""
-        response, _, answers = self._call(input)
-        self._record(answers, self._sampled(answers))
+    def record(self, inputs: Tensor) -> Tensor:
+        """The layer's response, which is kept at the sampled positions; what it sees goes to its sums, if any."""
+        response, batched, answers = self._call(inputs)
+        where = self._sampled(answers)
+        if self.sums is not None:
+            self._add(self.sums, batched, answers, None, where)
+        self._record(answers, where)
         self._calls += 1
         return response
 
-    def comparing(self, input: Tensor, sums: MomentSums) -> Tensor:  # noqa: A002
-        """The layer's response; what it sees goes to the sums with what was recorded at this call.
+    def compare(self, inputs: Tensor, sums: MomentSums) -> Tensor:
+        """The layer's response; what it sees goes to the sums together with what was recorded at this call.
 
         Where the original's call had another shape there is nothing to compare with, and the target is the
         layer's own response.
         """
-        response, images, answers = self._call(input)
+        response, batched, answers = self._call(inputs)
         where, target = self._sampled(answers), self._recorded(answers.shape)
         if target is None:
             target = self._linear(answers, where, self.module.bias)
-        self._add(sums, images, target.to(images.device), where)
+        self._add(sums, batched, answers, target.to(batched.device), where)
         self._calls += 1
         return response
 
     def pair(self, response: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """What stands in for the layer answers at this call, and what the original did: (n, out) each, without bias.
+        """The response of what stands in for the layer at this call, and the original's: (n, out) each, without bias.
 
         Parameters
         ----------
@@ -100,21 +113,21 @@ class Watch:
         tuple of Tensor or None
             None where the original's call was not kept, or had another shape.
         """
-        answers = _batched(response)
+        answers = self.spec.batched(response)
         target = self._recorded(answers.shape)
         found = None if target is None else self._linear(answers, self._kept(answers), bias).cpu()
         self._calls += 1
         return None if found is None or target is None else (found, target)
 
-    def _call(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: A002
-        """The response as the layer gives it, then with a batch axis input and response."""
-        if not is_finite(input):
+    def _call(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The response as the layer gives it, then input and response with one batch axis."""
+        if not is_finite(inputs):
             raise InputsError(
                 f"layer {self.name!r}: its input on calibration batch {self._batch} holds NaN or infinity: "
                 "nothing can be fitted to that; look at the batch, or at the layers before"
             )
-        response = nn.Conv2d.forward(self.module, input)
-        return response, _batched(input), _batched(response)
+        response: Tensor = type(self.module).forward(self.module, inputs)
+        return response, self.spec.batched(inputs), self.spec.batched(response)
 
     def _sampled(self, answers: Tensor) -> Positions:
         """The positions that the fit takes of this call."""
@@ -125,13 +138,13 @@ class Watch:
         return sample_positions(answers.shape, _KEPT_OF_AN_ITEM * len(answers), self._seed())
 
     def _seed(self) -> int:
-        return self._batch * 1_000_003 + self._calls
+        return self._batch * _SEEDS_OF_A_BATCH + self._calls
 
     def _record(self, answers: Tensor, where: Positions) -> None:
         self._targets[self._batch].append((answers.shape, self._linear(answers, where, self.module.bias).cpu()))
 
     def _recorded(self, shape: torch.Size) -> Tensor | None:
-        """What the original answered at this call, if of the same shape."""
+        """What the original answered at this call, if its response had the same shape."""
         recorded = self._targets.get(self._batch, [])
         if self._calls < len(recorded) and recorded[self._calls][0] == shape:
             return recorded[self._calls][1]
@@ -141,16 +154,13 @@ class Watch:
         values = widened(responses_at(answers, where))
         return values if bias is None else values - bias.detach().to(values.dtype)
 
-    def _add(self, sums: MomentSums, images: Tensor, targets: Tensor | None, where: Positions) -> None:
-        height = self.conv.output_size(images.shape[2], images.shape[3])[0]
-        second = halves_of(where, height, self._batch)
+    def _add(
+        self, sums: MomentSums, batched: Tensor, answers: Tensor, targets: Tensor | None, where: Positions
+    ) -> None:
+        second = halves_of(where, answers.shape[2:], self._batch)
         order = second.long().argsort(stable=True)
         sizes = [int((~second).sum()), int(second.sum())]
-        patches = patches_at(widened(images), self.conv, where[order]).split(sizes)
+        patches = self.spec.patches(widened(batched), where[order]).split(sizes)
         wanted = (None, None) if targets is None else targets[order.to(targets.device)].split(sizes)
         for half in (0, 1):
             sums.add(half, patches[half], wanted[half], where.scale, self.intercept)
-
-
-def _batched(images: Tensor) -> Tensor:
-    return images if images.dim() == 4 else images[None]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from ..._run.process_group import Team
 from ..._run.progress import Report
 from ..methods.linalg import exact_matmul
-from ..methods.weight_group import Job
+from ..methods.weight_group import WeightGroup
 from ..model.chain import DecomposedConv2d
-from .data import EndOfRun, Forward, Runs, acting
-from .layer_fit import Fitted, bias_of, offsets_of, relative_error, rows_for
-from .least_squares import composed
-from .recorder import Watch
+from .biases import bias_of
+from .layer_fit import Fitted, chains_for
+from .recorder import LayerRecorder
+from .runs import EndOfRun, Forward, Runs, acting
 
 # As if so many positions more had asked for a scale of 1: what is seen only a few times changes little.
 _PRIOR_POSITIONS = 16
@@ -39,9 +39,9 @@ _SHARE_IN_COMMON = 0.25
 
 @dataclass
 class _Sums:
-    """Sums over positions for the layers of one job, by the number of their bias; None for those without.
+    """Sums over positions for the layers of one weight group, by the number of their bias; None for those without.
 
-    Each is (6, out): positions, what the row answers y, what is wanted t, y², t·y, t².
+    Each is (6, out): positions, what the chain answers y, what is wanted t, y², t·y, t².
     """
 
     by_intercept: dict[int | None, Tensor] = field(default_factory=dict)
@@ -63,19 +63,19 @@ class _Sums:
 
     def solve(self) -> tuple[Tensor, dict[int, Tensor]]:
         """The scale (out,) that the layers have in common, and for each bias the shift (out,) of what it is without."""
-        positions, of_rows, products, energy = torch.zeros(4, 1, dtype=torch.float64, device="cpu")
+        positions, of_chains, products, energy = torch.zeros(4, 1, dtype=torch.float64, device="cpu")
         for intercept, (n, y, t, yy, ty, tt) in self.by_intercept.items():
             centred = float(intercept is not None) / n
             positions = positions + n
-            of_rows = of_rows + yy - centred * y * y
+            of_chains = of_chains + yy - centred * y * y
             products = products + ty - centred * t * y
             energy = energy + tt - centred * t * t
-        of_rows = of_rows.clamp_min(0)
+        of_chains = of_chains.clamp_min(0)
         prior = _PRIOR_POSITIONS / positions * energy.clamp_min(0)
-        usable = (products + of_rows).isfinite()  # a row may overflow in half precision
-        common = (products + prior)[usable].sum() / (of_rows + prior)[usable].sum()
-        prior = prior + _SHARE_IN_COMMON * of_rows
-        scale = (products + prior * common) / (of_rows + prior)
+        usable = (products + of_chains).isfinite()  # a chain may overflow in half precision
+        common = (products + prior)[usable].sum() / (of_chains + prior)[usable].sum()
+        prior = prior + _SHARE_IN_COMMON * of_chains
+        scale = (products + prior * common) / (of_chains + prior)
         scale = torch.where(scale.isfinite(), scale, 1.0)
         shifts = {
             number: (t - scale * y) / n for number, (n, y, t, *_) in self.by_intercept.items() if number is not None
@@ -85,114 +85,118 @@ class _Sums:
 
 def rescale(
     runs: Runs,
-    jobs: Sequence[Job],
-    fitted: Sequence[Fitted],
-    watches: Sequence[Sequence[Watch]],
+    groups: Sequence[WeightGroup],
+    fitted: Mapping[int, Fitted],
+    recorders: Mapping[int, Sequence[LayerRecorder]],
     order: Sequence[int],
     report: Report,
-    team: Team,
-) -> list[Fitted]:
+    processes: Team,
+) -> dict[int, Fitted]:
     """The fitted factors with the last ones scaled, and the biases corrected once more.
 
     The first layer to run stays as it is: it sees what it was fitted to.
 
     Parameters
     ----------
-    watches
-        For each job those of its layers, which have looked on at the runs on the batches kept.
+    groups
+        All weight groups of the model.
+    fitted
+        By number of the group.
+    recorders
+        By number of the group, those of its layers, which have recorded the runs on the batches kept.
     order
-        The jobs in the order in which they first run.
+        The groups in the order in which they first run.
     report
-        Told (done, total, text) of batches.
-    team
-        The ranks whose batches count, each with its own.
+        Called with (done, total, text) for batches.
+    processes
+        Those whose batches count, each with its own.
     """
-    used = [index for index in order if jobs[index].gains(fitted[index].factors.rank)]
-    result = list(fitted)
-    if len(used) < 2:
+    result = dict(fitted)
+    if len(order) < 2:
         return result
-    sums = {index: _Sums() for index in used[1:]}
-    rows: dict[nn.Module, Forward] = {}
-    scaled: list[Watch] = []
+    sums = {index: _Sums() for index in order[1:]}
+    chains: dict[nn.Module, Forward] = {}
+    scaled: list[LayerRecorder] = []
     left = 0
 
-    def scaling(watch: Watch, row: DecomposedConv2d, total: _Sums) -> Forward:
+    def scaling(recorder: LayerRecorder, chain: DecomposedConv2d, total: _Sums) -> Forward:
         def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
             nonlocal left
-            response = row(input)
-            pair = watch.pair(response, row.bias)
+            response = chain(input)
+            pair = recorder.pair(response, chain.bias)
             if pair is None:
                 return cast(Tensor, response)
-            total.add(watch.intercept, *pair)
+            total.add(recorder.intercept, *pair)
             left -= 1
             if left == 0:
                 raise EndOfRun
-            return _rescaled(response, row.bias, watch, total)
+            return _rescaled(response, chain.bias, recorder, total)
 
         return forward
 
-    for index in used:
-        new = rows_for(jobs[index], fitted[index].factors, fitted[index].biases)
-        rows.update(new)
+    for index in order:
+        new = chains_for(groups[index], fitted[index].factors, fitted[index].biases)
+        chains.update(new)
         if index in sums:
-            for watch in watches[index]:
-                rows[watch.module] = scaling(watch, new[watch.module], sums[index])
-            scaled += watches[index]
+            for recorder in recorders[index]:
+                chains[recorder.module] = scaling(recorder, new[recorder.module], sums[index])
+            scaled += recorders[index]
 
     def begin(batch: int) -> bool:
         nonlocal left
-        report(len(jobs), len(jobs), f"batch {batch}")
-        for watch in scaled:
-            watch.begin(batch)
-        left = sum(watch.recorded(batch) for watch in scaled)
+        report(len(groups), len(groups), f"batch {batch}")
+        for recorder in scaled:
+            recorder.begin(batch)
+        left = sum(recorder.recorded(batch) for recorder in scaled)
         return left > 0
 
-    with acting(rows):
+    with acting(chains):
         runs.again(begin)
     for index, total in sums.items():
-        total.pool(team)
+        total.pool(processes)
         if total.by_intercept:
-            scaled_here = functools.partial(_with_scale, jobs[index], fitted[index], watches[index], total)
-            result[index] = team.from_first(scaled_here)
+            scaled_here = functools.partial(_with_scale, groups[index], fitted[index], recorders[index], total)
+            result[index] = processes.from_first(scaled_here)
     return result
 
 
-def _rescaled(response: Tensor, bias: Tensor | None, watch: Watch, total: _Sums) -> Tensor:
+def _rescaled(response: Tensor, bias: Tensor | None, recorder: LayerRecorder, total: _Sums) -> Tensor:
     """A response with the scale and shift that are known so far."""
     scale, shifts = total.solve()
 
     def by_channel(values: Tensor) -> Tensor:
-        return values.to(response.dtype).to(response.device)[:, None, None]  # not every device knows float64
+        # Not every device knows float64.
+        return recorder.spec.by_channel(values.to(response.dtype).to(response.device))
 
     scaled = response * by_channel(scale)
     if bias is None:
         return scaled
     before = bias.detach().cpu().double()
-    after = _corrected(watch, shifts)
+    after = _corrected(recorder, shifts)
     return scaled.add_(by_channel((before if after is None else after) - scale * before))
 
 
-def _corrected(watch: Watch, shifts: dict[int, Tensor]) -> Tensor | None:
+def _corrected(recorder: LayerRecorder, shifts: dict[int, Tensor]) -> Tensor | None:
     """The bias (out,) that a layer is to have, or None where it keeps the one it has."""
-    if watch.intercept not in shifts:
+    if recorder.intercept not in shifts:
         return None
-    return bias_of(watch.module) + shifts[watch.intercept]
+    return bias_of(recorder.module) + shifts[recorder.intercept]
 
 
-def _with_scale(job: Job, fitted: Fitted, watches: Sequence[Watch], total: _Sums) -> Fitted:
+def _with_scale(group: WeightGroup, fitted: Fitted, recorders: Sequence[LayerRecorder], total: _Sums) -> Fitted:
     scale, shifts = total.solve()
-    first, last = fitted.factors.weights
-    new_last = (last.double() * scale[:, None, None, None]).to(last.dtype)
+    *before, last = fitted.factors.weights
     with exact_matmul():
-        kernel = composed(first.double(), new_last.double(), offsets_of(job))
-        error = relative_error(kernel, job.weight().double().flatten(1))
+        scaled = (last.double() * scale.reshape(-1, *[1] * (last.dim() - 1))).to(last.dtype)
+        weights = (*before, scaled)
+        error = group.factors_of(fitted.factors.ranks, [weight.double() for weight in weights]).error
     biases = []
-    for watch, bias in zip(watches, fitted.biases, strict=True):
-        corrected = _corrected(watch, shifts)
+    for recorder, bias in zip(recorders, fitted.biases, strict=True):
+        corrected = _corrected(recorder, shifts)
         biases.append(bias if corrected is None else corrected)
     return dataclasses.replace(
         fitted,
-        factors=dataclasses.replace(fitted.factors, weights=(first, new_last), error=error),
+        factors=dataclasses.replace(fitted.factors, weights=weights, error=error),
         biases=tuple(biases),
         fit=dataclasses.replace(fitted.fit, scales=(float(scale.min()), float(scale.max()))),
     )

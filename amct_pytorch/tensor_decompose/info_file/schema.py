@@ -1,7 +1,7 @@
 """The decomposition information file: JSON that says which layers were split, how, and into what shapes.
 
-One entry a decomposed layer, in the order of named_modules, in the reference's format; ``version``, ``method`` and
-``added_bias`` are ours, and the reference ignores them::
+One entry for each decomposed layer, in the order of named_modules, in the reference's format; ``version``, ``method``
+and ``added_bias`` are ours, and the reference ignores them::
 
     [{"ori_layer_info": {"name": "cnn.5", "in_channels": 64, "out_channels": 128, "kernel_size": [3, 3],
                          "stride": [1, 1], "dilation": [1, 1], "groups": 1},
@@ -9,8 +9,9 @@ One entry a decomposed layer, in the order of named_modules, in the reference's 
       "decom_nodes": {"first": {"weight_shape": [32, 64, 3, 1]}, "last": {"weight_shape": [128, 32, 1, 3]}},
       "version": 1, "method": "separable"}]
 
-Where calibration has given the layer a bias that it had not, the entry has ``"added_bias": true`` and version 2:
-to be read over would be to rebuild another network. Otherwise it has neither.
+The nodes are the stages of the split, under the names that its method gives them. Where calibration has given the
+layer a bias that it had not, the entry has ``"added_bias": true`` and version 2: a reader that overlooks it rebuilds
+another network. A split by another method than the reference's has version 3.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ...errors import ConfigError, InfoFileError, LayerError
-from ..methods import METHODS, get_method
-from ..model.chain import DecomposedConv2d
-from ..model.spec import ConvSpec
+from ..methods import get_method
+from ..methods.weight_group import split_of
+from ..model.chain import DecomposedConv2d, Split
+from ..model.spec import LayerSpec
 
-VERSION = 2
-_NODES = ("first", "last")
+VERSION = 3
+"""The newest version of an entry that this release reads."""
+
+_REFERENCE_METHOD = "separable"
 
 
 @dataclass(frozen=True)
@@ -38,27 +42,19 @@ class Entry:
     ----------
     name
         The layer's name in the model before decomposition.
-    method
-        Name of the decomposition method.
-    conv
-        Geometry of the original convolution. Of a file, its padding and bias say nothing.
-    rank
-        Channels between the convolutions that replace it.
-    added_bias
-        Whether the last of them has a bias although the layer has none.
+    split
+        How it was split. Read from a file, its padding and bias are those of the model's layer.
     """
 
     name: str
-    method: str
-    conv: ConvSpec
-    rank: int
-    added_bias: bool = False
+    split: Split
 
     @property
-    def stages(self) -> tuple[ConvSpec, ...]:
-        """The convolutions that replace the layer."""
-        *before, last = get_method(self.method).stages(self.conv, self.rank)
-        return (*before, replace(last, bias=last.bias or self.added_bias))
+    def version(self) -> int:
+        """The oldest version of the format that can say so."""
+        if self.split.method != _REFERENCE_METHOD:
+            return 3
+        return 2 if self.split.added_bias else 1
 
 
 def dump(entries: Sequence[Entry]) -> str:
@@ -66,7 +62,7 @@ def dump(entries: Sequence[Entry]) -> str:
     return json.dumps([_to_json(entry) for entry in entries], indent="\t") + "\n"
 
 
-def parse(text: str, layers: Mapping[str, ConvSpec | str]) -> list[Entry]:
+def parse(text: str, layers: Mapping[str, LayerSpec | str]) -> list[Entry]:
     """The entries of a file for a model.
 
     Parameters
@@ -97,7 +93,7 @@ def parse(text: str, layers: Mapping[str, ConvSpec | str]) -> list[Entry]:
     return entries
 
 
-def entries_of_rows(rows: Mapping[str, DecomposedConv2d]) -> list[Entry]:
+def entries_of_chains(chains: Mapping[str, DecomposedConv2d]) -> list[Entry]:
     """An entry for every name of layers that are decomposed already.
 
     Raises
@@ -106,41 +102,38 @@ def entries_of_rows(rows: Mapping[str, DecomposedConv2d]) -> list[Entry]:
         One was changed into something that no decomposition method makes.
     """
     entries = []
-    for name, row in rows.items():
-        try:
-            rank = row.stages[0].out_channels
-            possible = [Entry(name, method, row.spec, rank, row.added_bias) for method in METHODS]
-            described = [entry for entry in possible if entry.stages == row.stages]
-        except LayerError:
-            described = []
-        if not described:
+    for name, chain in chains.items():
+        split = chain.split_as_it_is()
+        if split is None:
             raise LayerError(
-                f"layer {name!r}: expected a row of convolutions as a decomposition method makes it, found {row}: "
+                f"layer {name!r}: expected a chain of convolutions as a decomposition method makes it, found {chain}: "
                 "the information file cannot describe it"
             )
-        entries.append(described[0])
+        entries.append(Entry(name, split))
     return entries
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
-    conv = entry.conv
-    bias = {"added_bias": True} if entry.added_bias else {}
+    split, method = entry.split, get_method(entry.split.method)
+    layer = split.layer
+    bias = {"added_bias": True} if split.added_bias else {}
     return {
         "ori_layer_info": {
             "name": entry.name,
-            "in_channels": conv.in_channels,
-            "out_channels": conv.out_channels,
-            "kernel_size": list(conv.kernel_size),
-            "stride": list(conv.stride),
-            "dilation": list(conv.dilation),
-            "groups": conv.groups,
+            "in_channels": layer.in_channels,
+            "out_channels": layer.out_channels,
+            "kernel_size": list(layer.kernel_size),
+            "stride": list(layer.stride),
+            "dilation": list(layer.dilation),
+            "groups": layer.groups,
         },
-        "mode": get_method(entry.method).mode(conv),
+        "mode": method.mode(layer),
         "decom_nodes": {
-            node: {"weight_shape": list(stage.weight_shape)} for node, stage in zip(_NODES, entry.stages, strict=True)
+            node: {"weight_shape": list(stage.weight_shape)}
+            for node, stage in zip(method.stage_names, split.stages, strict=True)
         },
-        "version": 2 if entry.added_bias else 1,
-        "method": entry.method,
+        "version": entry.version,
+        "method": split.method,
         **bias,
     }
 
@@ -166,7 +159,7 @@ def _load_json(text: str) -> object:
         raise InfoFileError(f"the file is no valid JSON, perhaps half written: {error}") from error
 
 
-def _parse_entry(item: object, where: str, layers: Mapping[str, ConvSpec | str]) -> Entry:
+def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]) -> Entry:
     if not isinstance(item, dict):
         _fail(where, "an object", item)
     version = item.get("version", 1)
@@ -179,47 +172,62 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, ConvSpec | str])
         close = difflib.get_close_matches(name, layers, n=3)
         hint = f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
         raise InfoFileError(f"{where}: the model has no Conv2d of that name{hint}: is this the file of another model?")
-    conv = layers[name]
-    if isinstance(conv, str):
-        raise LayerError(f"layer {name!r} cannot be decomposed as the file says: {conv}")
+    layer = layers[name]
+    if isinstance(layer, str):
+        raise LayerError(f"layer {name!r} cannot be decomposed as the file says: {layer}")
     for key in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"):
-        expected = getattr(conv, key)
+        expected = getattr(layer, key)
         expected = list(expected) if isinstance(expected, tuple) else expected
         found = _field(info, key, f"{where}, ori_layer_info", object, "")
         if not _is_same(found, expected):
             _fail(f"{where}, ori_layer_info, {key}", f"{expected!r} as in the model", found)
     try:
-        method = get_method(_field({"method": "separable", **item}, "method", where, str, "a name"))
+        method = get_method(_field({"method": _REFERENCE_METHOD, **item}, "method", where, str, "a name"))
     except ConfigError as error:
         raise InfoFileError(f"{where}, {error}") from None
-    why_not = method.why_not(conv)
-    if why_not is not None:
-        raise InfoFileError(f"{where}: the model's layer cannot be decomposed: {why_not}")
+    impossible = method.impossible(layer)
+    if impossible is not None:
+        raise InfoFileError(f"{where}: the model's layer cannot be decomposed: {impossible}")
     mode = _field(item, "mode", where, str, "a string")
-    if mode != method.mode(conv):
-        _fail(f"{where}, mode", f"{method.mode(conv)!r} for this geometry", mode)
+    if mode != method.mode(layer):
+        _fail(f"{where}, mode", f"{method.mode(layer)!r} for this geometry", mode)
+    added_bias = _field({"added_bias": False, **item}, "added_bias", where, bool, "true or false")
+    if added_bias and layer.bias:
+        _fail(f"{where}, added_bias", "false, as the model's layer has a bias of its own", added_bias)
+    shapes = _shapes(item, where, method.stage_names, 2 + layer.axes)
+    ranks, full = method.ranks_of(shapes), method.full_ranks(layer)
+    if any(rank > most for rank, most in zip(ranks, full, strict=True)):
+        _fail(f"{where}, decom_nodes", f"a rank of {_numbers(full)} at most", _numbers(ranks))
+    entry = Entry(name, split_of(method, layer, ranks, added_bias=added_bias))
+    for node, stage, shape in zip(method.stage_names, entry.split.stages, shapes, strict=True):
+        if shape != stage.weight_shape:
+            _fail(f"{where}, decom_nodes, {node}, weight_shape", repr(list(stage.weight_shape)), list(shape))
+    return entry
+
+
+def _shapes(item: dict[str, Any], where: str, names: Sequence[str], dimensions: int) -> list[tuple[int, ...]]:
+    """The shapes of the weights of the stages, in their order."""
     nodes = _field(item, "decom_nodes", where, dict, "an object")
-    if set(nodes) != set(_NODES):
-        _fail(f"{where}, decom_nodes", f"the keys {', '.join(_NODES)}", sorted(nodes))
+    if set(nodes) != set(names):
+        _fail(f"{where}, decom_nodes", f"the keys {', '.join(names)}", sorted(nodes))
     shapes = []
-    for node in _NODES:
+    for node in names:
         inside = f"{where}, decom_nodes, {node}"
         content = _field(nodes, node, f"{where}, decom_nodes", dict, "an object")
         shape = _field(content, "weight_shape", inside, list, "a list")
-        if len(shape) != 4 or not all(_is_int(size) and size > 0 for size in shape):
-            _fail(f"{inside}, weight_shape", "four whole numbers from 1 on", shape)
-        shapes.append(shape)
-    rank = shapes[0][0]
-    if rank > method.full_rank(conv):
-        _fail(f"{where}, decom_nodes", f"a rank of {method.full_rank(conv)} at most", rank)
-    added_bias = _field({"added_bias": False, **item}, "added_bias", where, bool, "true or false")
-    if added_bias and conv.bias:
-        _fail(f"{where}, added_bias", "false, as the model's layer has a bias of its own", added_bias)
-    entry = Entry(name, method.name, conv, rank, added_bias)
-    for node, stage, shape in zip(_NODES, entry.stages, shapes, strict=True):
-        if shape != list(stage.weight_shape):
-            _fail(f"{where}, decom_nodes, {node}, weight_shape", repr(list(stage.weight_shape)), shape)
-    return entry
+        if len(shape) != dimensions or not all(_is_int(size) and size > 0 for size in shape):
+            _fail(f"{inside}, weight_shape", f"{_COUNTS[dimensions]} whole numbers from 1 on", shape)
+        shapes.append(tuple(shape))
+    return shapes
+
+
+# Numbers of dimensions of a weight, in words.
+_COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
+
+
+def _numbers(values: Sequence[int]) -> object:
+    """A number alone, or several in words."""
+    return values[0] if len(values) == 1 else ", ".join(map(str, values))
 
 
 def _field(mapping: Mapping[str, Any], key: str, where: str, kind: type, expected: str) -> Any:

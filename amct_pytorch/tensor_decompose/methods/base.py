@@ -1,61 +1,104 @@
-"""What a decomposition method is: it replaces one convolution by smaller ones in a row."""
+"""The contract of a decomposition method: what it says of a layer's geometry, and does to its weight.
+
+A method is one class, and no state: the same object serves every layer. What it does not say, the rest of the library
+works out from the geometry of its stages: MACs, the composed kernel, building the chain, the information file,
+checkpoints, and calibration. `amct_pytorch.method_testing.MethodConformance` holds the checks that each must pass.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
 
-import torch
+from torch import Tensor
 
-from ..config import DecompositionConfig
-from ..model.spec import ConvSpec
+from ..model.spec import LayerSpec
+from ..ranks.spectrum import Spectrum
 
 
-@dataclass(frozen=True)
-class Factors:
-    """A kernel as the weights of the convolutions that replace it.
+class Method(abc.ABC):
+    """A way to replace a layer by several smaller ones, its stages, one after the other.
 
-    Attributes
-    ----------
-    weights
-        One weight for each convolution in the row, float32 or float64, on the CPU.
-    rank
-        Number of channels between the convolutions.
-    why
-        Where the rank comes from, in words.
-    error
-        Relative error of the composed kernel in the Frobenius norm.
+    On every spatial axis one stage has the layer's kernel, stride, padding and dilation, and the others are
+    pointwise; so a split at full ranks computes what the layer does, for every padding mode.
     """
 
-    weights: tuple[torch.Tensor, ...]
-    rank: int
-    why: str
-    error: float
+    name: ClassVar[str]
+    """What it is called in settings and files."""
 
+    stage_names: ClassVar[tuple[str, ...]] = ("first", "last")
+    """What its stages are called in the information file, in order."""
 
-class Method(Protocol):
-    """What a decomposition method can say of a convolution's geometry, and do to its weight."""
+    @abc.abstractmethod
+    def impossible(self, layer: LayerSpec) -> str | None:
+        """Why no split of this geometry computes what the layer does, in words; None where one does."""
 
-    name: str
+    def unadvised(self, layer: LayerSpec) -> str | None:
+        """Why a layer that could be split is kept unless ``rule="any"``, in words; None where it is not."""
+        return None
 
-    def why_not(self, conv: ConvSpec) -> str | None:
-        """Why a convolution of this geometry is kept as it is, or None where it can be decomposed."""
+    def mode(self, layer: LayerSpec) -> str:
+        """Name of the form that the split of this geometry has, for plans and files."""
+        return self.name
 
-    def mode(self, conv: ConvSpec) -> str:
-        """Name of the way in which this geometry is split."""
+    @abc.abstractmethod
+    def full_ranks(self, layer: LayerSpec) -> tuple[int, ...]:
+        """The ranks at which the split is exact for every weight; as many as the split has, always."""
 
-    def full_rank(self, conv: ConvSpec) -> int:
-        """The rank at which the split is exact for every weight."""
+    @abc.abstractmethod
+    def stages(self, layer: LayerSpec, ranks: Sequence[int]) -> tuple[LayerSpec, ...]:
+        """The layers that replace this one, in order. Only the last has a bias, and it does where the layer does."""
 
-    def stages(self, conv: ConvSpec, rank: int) -> tuple[ConvSpec, ...]:
-        """The convolutions that replace this one, in order; only the last may have a bias."""
+    @abc.abstractmethod
+    def spectrum(self, weight: Tensor, layer: LayerSpec, metric: Tensor | None = None) -> Spectrum:
+        """From which the error at any ranks follows, without splitting.
 
-    def factorise(
-        self, weight: torch.Tensor, conv: ConvSpec, settings: DecompositionConfig, root: torch.Tensor | None = None
-    ) -> Factors:
-        """Weights for the stages, from the weight (out, in, kh, kw), float32 or float64, finite, on the CPU.
+        Parameters
+        ----------
+        weight
+            (out, in / groups, *kernel), float32 or float64, finite, on the CPU; not to be changed.
+        layer
+            Its geometry.
+        metric
+            What the error is measured in. None for the Frobenius norm of the weight. Otherwise (d, d), upper
+            triangular, regular, float64, with the weight in float64: a square root of the second moment of what the
+            first stage sees, d = in · its kernel, so that the error of the response is ‖metric · E‖ for an error E
+            with these d values along its rows.
 
-        With a root, (d, d) and regular, what is least at the rank is not the error of the weight but ‖root·E‖:
-        E is the error with what the first convolution sees, (in, its kernel) flattened to d, along its rows. The
-        spectrum that the rank is chosen from is then that of root·kernel.
+        Returns
+        -------
+        Spectrum
+            With the singular vectors, if `split` can use them.
         """
+
+    @abc.abstractmethod
+    def split(
+        self,
+        weight: Tensor,
+        layer: LayerSpec,
+        ranks: Sequence[int],
+        metric: Tensor | None = None,
+        spectrum: Spectrum | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Weights of the stages at these ranks: the split of least error in the metric, or near it.
+
+        Entries should be of similar size in all of them, so that half precision can hold them.
+
+        Parameters
+        ----------
+        weight, layer, metric
+            As for `spectrum`.
+        ranks
+            From 1 to the full ranks.
+        spectrum
+            That of the same weight and metric, to save computing it again; its singular vectors may be missing, or
+            cut to those that these ranks take.
+        """
+
+    def ranks_of(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """The ranks that a file means, from the shapes of the stages' weights.
+
+        By default the channels between the stages, a rank each.
+        """
+        return tuple(shape[0] for shape in shapes[:-1])

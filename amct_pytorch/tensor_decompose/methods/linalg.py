@@ -1,9 +1,8 @@
-"""Leading singular terms of a matrix, fast: one Gram matrix, one symmetric eigendecomposition, one projection.
+"""Singular values and left singular vectors of a matrix, fast: one Gram matrix, one symmetric eigendecomposition.
 
 For a matrix A of L rows and M columns, L <= M, the eigenvectors of the L×L Gram matrix A·Aᵀ are the left
-singular vectors of A, and its eigenvalues the squared singular values. With U the leading R of them, the best
-approximation of rank R is U·(Uᵀ·A): a projection, so it is as exact as U is orthonormal, however badly
-conditioned the Gram matrix is. Time is O(L²·M), memory O(L² + L·M): nothing is M×M.
+singular vectors of A, and its eigenvalues the squared singular values. Time is O(L²·M), memory O(L² + L·M):
+nothing is M×M.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from ..ranks.evbmf import Singulars
+from ..ranks.spectrum import Singulars
 
+# The Gram matrix is computed in so many blocks of rows, so that of its upper triangle little is.
 _BLOCKS = 8
+# Rounding of the Gram matrix and of its reduction was seen up to 5·eps of the largest eigenvalue; this has a margin.
+_ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,6 @@ class Eigen:
     vectors: torch.Tensor
     values: Singulars
     uncertainty: float
-
-    @property
-    def singulars(self) -> Singulars:
-        """Singular values of A in descending order."""
-        return np.sqrt(self.values)
-
-    @property
-    def disturbed_singulars(self) -> tuple[Singulars, Singulars]:
-        """The singular values if every eigenvalue erred downwards, and if every one erred upwards."""
-        return (
-            np.sqrt(np.maximum(self.values - self.uncertainty, 0)),
-            np.sqrt(self.values + self.uncertainty),
-        )
-
-    def blurs(self, rank: int) -> bool:
-        """Whether rounding may cost the leading terms over a hundredth of the error they leave anyway."""
-        return rank < len(self.values) and bool(rank * self.uncertainty > 0.01 * self.values[rank:].sum())
 
 
 @contextlib.contextmanager
@@ -101,38 +85,8 @@ def eigen_of_gram(matrix: torch.Tensor) -> Eigen:
     del matrix
     values, vectors = _eigh(gram)
     descending = values.double().flip(0).clamp_min(0).numpy()
-    # Rounding of the Gram matrix and of its reduction: seen up to 5·eps·λ₁, so this has a margin.
-    uncertainty = 16 * precision.eps * float(descending[0])
+    uncertainty = _ROUNDINGS * precision.eps * float(descending[0])
     return Eigen(vectors, descending, uncertainty)
-
-
-def project(matrix: torch.Tensor, eigen: Eigen, rank: int) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Best approximation left·right of a matrix at a rank, balanced between the two.
-
-    Parameters
-    ----------
-    matrix
-        A, (L, M), the matrix that eigen was computed from.
-    eigen
-        Eigendecomposition of its Gram matrix.
-    rank
-        Number R of leading terms, 1 <= R <= L.
-
-    Returns
-    -------
-    left : torch.Tensor
-        (L, R).
-    right : torch.Tensor
-        (R, M). Its row r has the same norm as column r of left: the square root of the singular value.
-    error : float
-        ‖A − left·right‖ / ‖A‖ in the Frobenius norm, measured; 0 for a matrix of zeros.
-    """
-    basis = eigen.vectors[:, -rank:].flip(1)
-    right = basis.T @ matrix
-    error = _relative_residual(matrix, basis, right)
-    strength = torch.linalg.vector_norm(right, dim=1).sqrt()
-    strength = torch.where(strength > 0, strength, 1)
-    return basis * strength, right / strength[:, None], error
 
 
 def _gram(matrix: torch.Tensor) -> torch.Tensor:
@@ -158,12 +112,3 @@ def _eigh(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         values = torch.from_numpy(found).to(gram.dtype)
         vectors = torch.from_numpy(basis).to(gram.dtype)
     return values, vectors
-
-
-def _relative_residual(matrix: torch.Tensor, basis: torch.Tensor, right: torch.Tensor) -> float:
-    lost = total = 0.0
-    step = math.ceil(matrix.shape[1] / _BLOCKS)
-    for block, image in zip(torch.split(matrix, step, dim=1), torch.split(right, step, dim=1), strict=True):
-        lost += float(torch.linalg.vector_norm(block - basis @ image)) ** 2
-        total += float(torch.linalg.vector_norm(block)) ** 2
-    return math.sqrt(lost / total) if total else 0.0

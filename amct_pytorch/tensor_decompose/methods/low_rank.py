@@ -1,89 +1,78 @@
-"""A matrix and a rank policy in, two balanced factors out."""
+"""The low-rank approximation of a matrix: its unfolding's spectrum first, then two balanced factors at a rank."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ...errors import ConfigError
-from ..config import Matricised, RankPolicy
-from ..ranks.evbmf import Singulars
-from .linalg import eigen_of_gram, project
+from ..ranks.spectrum import Unfolding
+from .linalg import eigen_of_gram
 
+# Entries in this range have squares that neither over- nor underflow in float32, whatever the size of the matrix.
+_SAFE = (2.0**-30, 2.0**30)
 
-@dataclass(frozen=True)
-class LowRank:
-    """A matrix (L, M) as left·right.
+Matrix = Callable[[], Tensor]
+"""Gives a matrix (L, M) with L <= M, finite, float32 or float64, on the CPU.
 
-    Attributes
-    ----------
-    left, right
-        (L, R) and (R, M), balanced: term r has the square root of its singular value on either side.
-    why
-        Where the rank comes from, in words.
-    error
-        ‖A − left·right‖ / ‖A‖ in the Frobenius norm.
-    """
-
-    left: torch.Tensor
-    right: torch.Tensor
-    why: str
-    error: float
-
-    @property
-    def rank(self) -> int:
-        """Number R of terms."""
-        return self.left.shape[1]
+A function, so that where it is needed twice it need not lie in memory beside an eigendecomposition.
+"""
 
 
-def low_rank(matrix: Callable[[], torch.Tensor], kernel: Matricised, policy: RankPolicy) -> LowRank:
-    """The best approximation of a matrix at the rank that the policy chooses.
-
-    Computed in the precision of the matrix. In float32 the rank is also chosen from singular values
-    disturbed by as much as rounding may have disturbed them: where the choice turns, or where rounding
-    blurs the leading terms themselves, everything is computed once more in float64.
+def unfolding_of(matrix: Matrix, channels: int) -> Unfolding:
+    """Singular values and left singular vectors of a matrix, in its own precision.
 
     Parameters
     ----------
     matrix
-        Gives the matrix (L, M) with L <= M, finite, float32 or float64, on the CPU. It is asked anew where
-        the matrix is needed again, so that none lies in memory beside an eigendecomposition.
-    kernel
-        What the policy is told of it.
+        See `Matrix`.
+    channels
+        min(in_channels, out_channels) of the layer.
     """
-    first = matrix()
-    scale, precision = _scale(first), first.dtype
-    del first
-
-    def scaled() -> torch.Tensor:
-        values = matrix().to(precision)
-        return values if scale == 1 else values / scale
-
-    def choose(singulars: Singulars) -> tuple[int, str]:
-        rank, why = policy.choose(kernel, singulars * scale)
-        if not 1 <= rank <= kernel.rows:
-            raise ConfigError(f"{policy!r} must choose a rank from 1 to {kernel.rows}, found {rank!r}")
-        return rank, why
-
-    eigen = eigen_of_gram(scaled())
-    rank, why = choose(eigen.singulars)
-    if precision == torch.float32 and (
-        eigen.blurs(rank) or any(choose(disturbed)[0] != rank for disturbed in eigen.disturbed_singulars)
-    ):
-        del eigen
-        precision = torch.float64
-        eigen = eigen_of_gram(scaled())
-        rank, why = choose(eigen.singulars)
-    left, right, error = project(scaled(), eigen, rank)
-    if scale != 1:
-        left, right = left * math.sqrt(scale), right * math.sqrt(scale)
-    return LowRank(left, right, why, error)
+    values = matrix()
+    rows, columns = values.shape
+    scale = _scale(values)
+    del values
+    eigen = eigen_of_gram(_scaled(matrix, scale))
+    return Unfolding(rows, columns, channels, eigen.values, eigen.uncertainty, scale, eigen.vectors)
 
 
-def balanced(first: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def low_rank(matrix: Matrix, unfolding: Unfolding, rank: int) -> tuple[Tensor, Tensor]:
+    """The best approximation left·right of a matrix at a rank, balanced between the two.
+
+    With U the leading left singular vectors it is U·(Uᵀ·A): a projection, so it is as exact as U is orthonormal.
+
+    Parameters
+    ----------
+    matrix
+        A, (L, M); see `Matrix`.
+    unfolding
+        That of the same matrix, with at least ``rank`` singular vectors.
+    rank
+        Number R of leading terms, 1 <= R <= L.
+
+    Returns
+    -------
+    left : Tensor
+        (L, R).
+    right : Tensor
+        (R, M). Its row r has the same norm as column r of left: the square root of the singular value.
+    """
+    vectors = unfolding.basis
+    assert vectors is not None, "the caller keeps as many singular vectors as it wants terms"
+    scale = unfolding.scale
+    values = _scaled(matrix, scale)
+    basis = vectors[:, vectors.shape[1] - rank :].flip(1)
+    right = basis.T @ values
+    strength = torch.linalg.vector_norm(right, dim=1).sqrt()
+    strength = torch.where(strength > 0, strength, 1)
+    left, right = basis * strength, right / strength[:, None]
+    return (left, right) if scale == 1 else (left * math.sqrt(scale), right * math.sqrt(scale))
+
+
+def balanced(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """The two factors (R, m) and (R, n) of a product firstᵀ·last as its singular terms, as `low_rank` gives them.
 
     Of all factors with this product they lose least by rounding.
@@ -95,10 +84,15 @@ def balanced(first: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, tor
     return (left @ turn * strength).T, strength[:, None] * (back @ right.T)
 
 
-def _scale(matrix: torch.Tensor) -> float:
+def _scaled(matrix: Matrix, scale: float) -> Tensor:
+    values = matrix()
+    return values if scale == 1 else values / scale
+
+
+def _scale(matrix: Tensor) -> float:
     """A power of four near the largest entry where squares of entries could under- or overflow, else 1."""
     least, most = torch.aminmax(matrix)
     largest = max(float(most), -float(least))
-    if largest == 0 or 2.0**-30 < largest < 2.0**30:
+    if largest == 0 or _SAFE[0] < largest < _SAFE[1]:
         return 1.0
     return 4.0 ** (math.frexp(largest)[1] // 2)

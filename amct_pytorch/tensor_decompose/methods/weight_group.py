@@ -1,32 +1,57 @@
-"""What there is to factor: a weight, the layers that share it, and their settings."""
+"""What is factored: a weight, the layers that share it, and their settings."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ...errors import ConfigError
 from ..config import DecompositionConfig
-from ..model.layers import Found
-from ..model.spec import ConvSpec, host_weight
-from . import Factors, Method, get_method
+from ..model.chain import Split
+from ..model.compose import error_of_chain
+from ..model.eligibility import host_weight
+from ..model.layers import Layer
+from ..model.spec import LayerSpec
+from ..ranks.choose import RankRequest
+from ..ranks.spectrum import Spectrum
+from . import get_method
+from .base import Method
 from .linalg import widened
 
 
 @dataclass(frozen=True)
-class Job:
+class Factors:
+    """A weight as those of the stages that replace the layer.
+
+    Attributes
+    ----------
+    ranks
+        At which it was split.
+    weights
+        One for each stage, float32 or float64, on the CPU.
+    error
+        Relative error of the composed kernel in the Frobenius norm.
+    """
+
+    ranks: tuple[int, ...]
+    weights: tuple[Tensor, ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class WeightGroup:
     """A weight to factor: the layers that share it, and their common settings."""
 
-    layers: tuple[Found, ...]
+    layers: tuple[Layer, ...]
     settings: DecompositionConfig
 
     @property
-    def conv(self) -> ConvSpec:
+    def spec(self) -> LayerSpec:
         """Geometry of the first of the layers; the others' weights have the same shape."""
-        return cast(ConvSpec, self.layers[0].conv)
+        return cast(LayerSpec, self.layers[0].spec)
 
     @property
     def modules(self) -> tuple[nn.Conv2d, ...]:
@@ -43,22 +68,92 @@ class Job:
         """How the weight is to be split."""
         return get_method(self.settings.method)
 
-    def parameters_at(self, rank: int) -> int:
-        """Number of weights and biases of one layer after a split at this rank."""
-        return sum(stage.parameters for stage in self.method.stages(self.conv, rank))
+    @property
+    def request(self) -> RankRequest:
+        """What ranks are wanted for it."""
+        return RankRequest(self.name, self.settings.rank, self.settings.rank_multiple)
 
-    def gains(self, rank: int) -> bool:
-        """Whether a split at this rank is wanted: it has fewer parameters, or need not have."""
-        return not self.settings.require_gain or self.parameters_at(rank) < self.conv.parameters
+    @property
+    def cost(self) -> float:
+        """Relative time that its spectrum takes: that of an eigendecomposition of its smaller sides."""
+        return float(sum(rank**3 for rank in self.method.full_ranks(self.spec)))
 
-    def weight(self) -> torch.Tensor:
+    def stages(self, ranks: Sequence[int]) -> tuple[LayerSpec, ...]:
+        """What replaces the first of the layers at these ranks."""
+        return self.method.stages(self.spec, ranks)
+
+    def split_of(self, layer: Layer, ranks: Sequence[int], *, added_bias: bool = False) -> Split:
+        """How one of the layers is split at these ranks."""
+        return split_of(self.method, cast(LayerSpec, layer.spec), ranks, added_bias=added_bias)
+
+    def parameters_at(self, ranks: Sequence[int]) -> int:
+        """Number of weights and biases of one layer after a split at these ranks."""
+        return sum(stage.parameters for stage in self.stages(ranks))
+
+    def gains(self, ranks: Sequence[int]) -> bool:
+        """Whether a split at these ranks is wanted: it has fewer parameters, or need not have."""
+        return not self.settings.require_gain or self.parameters_at(ranks) < self.spec.parameters
+
+    def weight(self) -> Tensor:
         """The weight on the host, float64 where it is that, else float32."""
         return widened(host_weight(self.modules[0]))
 
-    def factorise(self, settings: DecompositionConfig, root: torch.Tensor | None = None) -> Factors:
-        """Factors of the weight, in float64 with a root; see `Method.factorise`."""
-        weight = self.weight() if root is None else self.weight().double()
-        try:
-            return self.method.factorise(weight, self.conv, settings, root)
-        except ConfigError as error:
-            raise ConfigError(f"layer {self.name!r}: {error}") from None
+    def spectrum(self, metric: Tensor | None = None, *, exact: bool = False) -> Spectrum:
+        """The spectrum of the weight, with singular vectors enough for every split that could be wanted.
+
+        Parameters
+        ----------
+        metric
+            See `Method.spectrum`.
+        exact
+            Whether to compute it in float64 whatever the weight is in; with a metric it always is.
+        """
+        weight = self.weight()
+        spectrum = self.method.spectrum(weight.double() if exact or metric is not None else weight, self.spec, metric)
+        return spectrum.keeping(self._largest_wanted())
+
+    def factors(self, ranks: Sequence[int], spectrum: Spectrum, metric: Tensor | None = None) -> Factors:
+        """The split at these ranks.
+
+        Parameters
+        ----------
+        spectrum
+            That of the weight in the same metric.
+        metric
+            See `Method.spectrum`.
+        """
+        weight = self.weight()
+        if spectrum.exact or metric is not None:
+            weight = weight.double()
+        weights = self.method.split(weight, self.spec, ranks, metric, spectrum)
+        return self.factors_of(ranks, weights)
+
+    def factors_of(self, ranks: Sequence[int], weights: Sequence[Tensor]) -> Factors:
+        """These weights of the stages, with the error of their kernel."""
+        weight = self.weight().to(weights[0].dtype)
+        error = error_of_chain(weights, self.stages(ranks), weight, self.spec.groups)
+        return Factors(tuple(ranks), tuple(weights), error)
+
+    def _largest_wanted(self) -> tuple[int, ...]:
+        """The largest ranks that a split could be wanted at. Of several, only all together can be said to be."""
+        full = self.method.full_ranks(self.spec)
+        if len(full) > 1 or self.gains(full):
+            return full
+        low, high = 0, full[0]  # parameters grow with the rank
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.gains((middle,)) else (low, middle)
+        return (low,)
+
+
+def split_of(method: Method, layer: LayerSpec, ranks: Sequence[int], *, added_bias: bool = False) -> Split:
+    """How a method splits a layer at these ranks.
+
+    Parameters
+    ----------
+    added_bias
+        Whether the last stage has a bias although the layer has none.
+    """
+    *before, last = method.stages(layer, ranks)
+    stages = (*before, dataclasses.replace(last, bias=last.bias or added_bias))
+    return Split(layer, method.name, tuple(ranks), stages, added_bias)

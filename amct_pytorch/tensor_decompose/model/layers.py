@@ -1,9 +1,9 @@
-"""Every Conv2d of a model: under which names it stands, what shares its weight, and may it be taken apart."""
+"""The Conv2d layers of a model: the names each is registered under, and whether it can be taken apart."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from ...errors import ModelError
 from .chain import DecomposedConv2d
-from .spec import ConvSpec, geometry_of, is_conv2d_like, why_not_replaceable
+from .eligibility import geometry_of, is_conv2d_like, why_not_replaceable
+from .spec import LayerSpec
 
 _WRAPPERS = {
     "DataParallel": "decompose model.module before wrapping it",
@@ -41,7 +42,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Found:
+class Layer:
     """A Conv2d-like layer of a model.
 
     Attributes
@@ -50,7 +51,7 @@ class Found:
         Every name it is reachable under, in the order of `torch.nn.Module.named_modules`.
     module
         The layer.
-    conv
+    spec
         Its geometry, or None where it has none that can be read (lazy, quantised, scripted).
     why_not
         Why it cannot be taken apart whatever its geometry, or None where it can.
@@ -58,7 +59,7 @@ class Found:
 
     names: tuple[str, ...]
     module: nn.Module
-    conv: ConvSpec | None
+    spec: LayerSpec | None
     why_not: str | None
 
 
@@ -94,7 +95,7 @@ def slots(model: nn.Module) -> dict[str, Slot]:
     return dict(_walk(model, ""))
 
 
-def rows_of(model: nn.Module) -> dict[str, DecomposedConv2d]:
+def chains_of(model: nn.Module) -> dict[str, DecomposedConv2d]:
     """The layers of the model that are decomposed already, by every name."""
     return {
         name: module
@@ -103,25 +104,55 @@ def rows_of(model: nn.Module) -> dict[str, DecomposedConv2d]:
     }
 
 
-def survey(model: nn.Module) -> list[Found]:
-    """Every Conv2d-like layer of the model once, in the order of its first name. The model is only read."""
+@dataclass(frozen=True)
+class Survey:
+    """What a model consists of, as far as decomposing it is concerned.
+
+    Attributes
+    ----------
+    model
+        The model.
+    layers
+        Every Conv2d-like layer once, in the order of its first name.
+    chains
+        The layers that are decomposed already, by every name.
+    """
+
+    model: nn.Module
+    layers: tuple[Layer, ...]
+    chains: Mapping[str, DecomposedConv2d]
+
+
+def survey(model: nn.Module) -> Survey:
+    """Check a model, and find its layers. It is only read.
+
+    Raises
+    ------
+    ModelError
+        See `check_model`.
+    """
+    check_model(model)
+    return Survey(model, tuple(_layers_of(model)), chains_of(model))
+
+
+def _layers_of(model: nn.Module) -> list[Layer]:
     names: dict[nn.Module, list[str]] = defaultdict(list)
-    row_of: dict[nn.Module, str] = {}
+    chain_of: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names[module].append(name)
         if isinstance(module, DecomposedConv2d):
-            row_of.update(dict.fromkeys(module.children(), name))
+            chain_of.update(dict.fromkeys(module.children(), name))
     holders = _holders_of_weights(names)
-    found = []
+    layers = []
     for module, known_as in names.items():
         if not is_conv2d_like(module):
             continue
-        if module in row_of:
-            why_not: str | None = f"it is part of {row_of[module]!r}, which is decomposed already"
+        if module in chain_of:
+            why_not: str | None = f"it is part of {chain_of[module]!r}, which is decomposed already"
         else:
             why_not = why_not_replaceable(module) or _why_tied(module, holders)
-        found.append(Found(tuple(known_as), module, geometry_of(module), why_not))
-    return found
+        layers.append(Layer(tuple(known_as), module, geometry_of(module), why_not))
+    return layers
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:

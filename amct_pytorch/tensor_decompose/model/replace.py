@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from ...errors import warn_user
-from .chain import DecomposedConv2d
+from .chain import DecomposedConv2d, Split
 from .layers import slots
 from .references import Reference, hidden_references
-from .spec import ConvSpec, build_conv
 
 _HOOKS = (
     *(key for key in vars(nn.Module()) if key.endswith("_hooks")),
@@ -37,35 +36,44 @@ class Replacement:
     ----------
     names
         The names under which the convolution is replaced.
-    conv
+    layer
         The convolution.
-    row
+    chain
         What replaces it.
     """
 
     names: tuple[str, ...]
-    conv: nn.Conv2d
-    row: DecomposedConv2d
+    layer: nn.Conv2d
+    chain: DecomposedConv2d
 
 
-def build_row(
-    conv: nn.Conv2d,
-    stages: Sequence[ConvSpec],
-    weights: Sequence[nn.Parameter],
-    bias: nn.Parameter | None = None,
+def build_chain(
+    layer: nn.Conv2d, split: Split, weights: Sequence[nn.Parameter], bias: nn.Parameter | None = None
 ) -> DecomposedConv2d:
-    """The row of convolutions for a layer: with these weights, a bias or the layer's own, and its training mode."""
-    own_bias = conv._parameters.get("bias")
-    row = DecomposedConv2d(*map(build_conv, stages))
-    for stage, weight in zip(row, weights, strict=True):
+    """The chain that stands in for a layer, in its training mode.
+
+    Parameters
+    ----------
+    layer
+        The layer, whose own bias the chain gets unless another is given.
+    split
+        How it is split.
+    weights
+        One for each stage.
+    bias
+        For the last stage; None for the layer's own.
+    """
+    own_bias = layer._parameters.get("bias")
+    chain = DecomposedConv2d(*(stage.build() for stage in split.stages))
+    for stage, weight in zip(chain, weights, strict=True):
         stage.weight = weight
-    row[-1].register_parameter("bias", own_bias if bias is None else bias)
-    row.added_bias = own_bias is None and bias is not None
-    return row.train(conv.training)
+    chain[-1].register_parameter("bias", own_bias if bias is None else bias)
+    chain._decomposition = split
+    return chain.train(layer.training)
 
 
 def bias_for(conv: nn.Conv2d, values: torch.Tensor) -> nn.Parameter:
-    """A bias of these values (out,) for the row that replaces a layer: like its own one, or like its weight."""
+    """A bias of these values (out,) for the chain that replaces a layer: like its own one, or like its weight."""
     if conv.bias is not None:
         return parameters_like(conv.bias, [values])[0]
     with torch.inference_mode(False), torch.no_grad():
@@ -97,36 +105,36 @@ def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[
     """The model with its layers replaced, put back as it was if the body of the with statement fails.
 
     Yields the model and the changes: for every replaced name, in the order of named_modules, the names of
-    the convolutions in its place. A model that is itself the layer stays as it is, and its row is yielded.
+    the convolutions in its place. A model that is itself the layer stays as it is, and its chain is yielded.
 
-    Plain attributes, lists and dicts that also hold a layer get its row too. A warning tells of each of them,
+    Plain attributes, lists and dicts that also hold a layer get its chain too. A warning tells of each of them,
     and of places that cannot be set.
     """
-    if replacements and replacements[0].conv is model:
-        row = replacements[0].row
-        _copy_over(model, row)
-        yield row, {"": list(row._modules)}
+    if replacements and replacements[0].layer is model:
+        chain = replacements[0].chain
+        _copy_over(model, chain)
+        yield chain, {"": list(chain._modules)}
         return
     places = slots(model)
     standing: dict[nn.Module, set[str]] = defaultdict(set)
     for name, slot in places.items():
         standing[slot.module].add(name)
-    row_of = {name: item.row for item in replacements for name in item.names}
-    changes = {name: [f"{name}.{key}" for key in row_of[name]._modules] for name in places if name in row_of}
+    chain_of = {name: item.chain for item in replacements for name in item.names}
+    changes = {name: [f"{name}.{key}" for key in chain_of[name]._modules] for name in places if name in chain_of}
     references = _references(model, replacements)
     undo: list[Callable[[], None]] = []
     try:
-        # First, so that a row takes over attributes that are right already.
-        for reference, row in references:
+        # First, so that a chain takes over attributes that are right already.
+        for reference, chain in references:
             undo.append(functools.partial(reference.point_to, reference.layer))
-            reference.point_to(row)
+            reference.point_to(chain)
         for item in replacements:
-            undo.append(functools.partial(_rebind_load_hooks, item.conv))
-            stays_in_use = standing[item.conv] != set(item.names)
-            (_copy_over if stays_in_use else _take_over)(item.conv, item.row)
+            undo.append(functools.partial(_rebind_load_hooks, item.layer))
+            stays_in_use = standing[item.layer] != set(item.names)
+            (_copy_over if stays_in_use else _take_over)(item.layer, item.chain)
             for name in item.names:
-                undo.append(functools.partial(places[name].put, item.conv))
-                places[name].put(item.row)
+                undo.append(functools.partial(places[name].put, item.layer))
+                places[name].put(item.chain)
         yield model, changes
     except BaseException:
         for step in reversed(undo):
@@ -135,8 +143,8 @@ def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[
 
 
 def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[tuple[Reference, DecomposedConv2d]]:
-    """The places outside of the module tree that are to hold a row instead; warns of each, and of those that cannot."""
-    item_of: dict[nn.Module, Replacement] = {item.conv: item for item in replacements}
+    """The places outside the module tree that are to hold a chain instead; warns of each, and of those that cannot."""
+    item_of: dict[nn.Module, Replacement] = {item.layer: item for item in replacements}
     settable = []
     for reference in hidden_references(model, list(item_of)):
         item = item_of[reference.layer]
@@ -145,26 +153,26 @@ def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[t
                 "goes on holding it as it was: let it refer to the new layer, or what runs through it is not decomposed"
             )
         else:
-            settable.append((reference, item.row))
+            settable.append((reference, item.chain))
             what = "now holds the decomposed one"
         warn_user(f"{reference.place} holds the layer {item.names[0]!r} outside of the module tree, and {what}")
     return settable
 
 
-def _copy_over(conv: nn.Module, row: DecomposedConv2d) -> None:
-    """Let the row have copies of the hooks, the bias and the user's attributes of a layer that stays in use itself."""
-    _take_over(conv, row)
+def _copy_over(layer: nn.Module, chain: DecomposedConv2d) -> None:
+    """Give the chain copies of the hooks, the bias and the user's attributes of a layer that stays in use itself."""
+    _take_over(layer, chain)
     for key in _HOOKS:
-        hooks = vars(row)[key]
-        vars(row)[key] = type(hooks)((number, _own(hook)) for number, hook in hooks.items())
-    _rebind_load_hooks(row)
-    _rebind_load_hooks(conv)
-    bias = conv._parameters.get("bias")
-    if bias is not None and row[-1].bias is bias:
+        hooks = vars(chain)[key]
+        vars(chain)[key] = type(hooks)((number, _own(hook)) for number, hook in hooks.items())
+    _rebind_load_hooks(chain)
+    _rebind_load_hooks(layer)
+    bias = layer._parameters.get("bias")
+    if bias is not None and chain[-1].bias is bias:
         with torch.inference_mode(False):
             copied = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
         vars(copied).update(vars(bias))
-        row[-1].register_parameter("bias", copied)
+        chain[-1].register_parameter("bias", copied)
 
 
 def _own(hook: Any) -> Any:
@@ -172,14 +180,14 @@ def _own(hook: Any) -> Any:
     return copy.copy(hook) if hasattr(hook, "with_module") else hook
 
 
-def _take_over(conv: nn.Module, row: DecomposedConv2d) -> None:
-    """Let the row have the layer's hooks (the same dicts, so that handles go on working) and the user's attributes."""
+def _take_over(layer: nn.Module, chain: DecomposedConv2d) -> None:
+    """Give the chain the layer's hooks (the same dicts, so that handles go on working) and the user's attributes."""
     for key in (*_HOOKS, "_is_full_backward_hook"):
-        vars(row)[key] = vars(conv)[key]
-    for key, value in vars(conv).items():
+        vars(chain)[key] = vars(layer)[key]
+    for key, value in vars(layer).items():
         if key not in _STANDARD_ATTRIBUTES:
-            vars(row)[key] = value
-    _rebind_load_hooks(row)
+            vars(chain)[key] = value
+    _rebind_load_hooks(chain)
 
 
 def _rebind_load_hooks(module: nn.Module) -> None:

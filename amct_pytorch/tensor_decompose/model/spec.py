@@ -1,185 +1,280 @@
-"""What we know of a 2-D convolution: its geometry, and whether its weight can be factored at all."""
+"""What is known of a layer: its geometry, and everything that follows from that.
+
+A `LayerSpec` is a Linear, Conv1d, Conv2d or Conv3d, told apart by its number of spatial axes alone, so that nothing
+else in the library asks which of them a layer is.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
+from torch import Tensor, nn
+from torch.nn import functional
 
-Pair = tuple[int, int]
+Axes = tuple[int, ...]
+"""One number for each spatial axis of a layer: none for Linear, two (height, width) for Conv2d."""
+
+_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLVE = (None, functional.conv1d, functional.conv2d, functional.conv3d)
+# Where more than this share of all places of an input is read, it is first laid out by places.
+_DENSE_READING = 1 / 4
 
 
 @dataclass(frozen=True)
-class ConvSpec:
-    """The geometry of a 2-D convolution.
+class Positions:
+    """Positions in the response of a layer, as index tensors (n,) on the host.
 
-    ``padding`` is a pair of ints, or ``"same"`` or ``"valid"`` as in `torch.nn.Conv2d`.
+    Attributes
+    ----------
+    item
+        Index of each position along the batch axis.
+    places
+        Its index along each spatial axis.
+    scale
+        How many positions of the response each of these stands for.
+    """
+
+    item: Tensor
+    places: tuple[Tensor, ...]
+    scale: float
+
+    def __getitem__(self, index: Tensor) -> Positions:
+        """Those of them that an index (m,) names, in its order."""
+        return Positions(self.item[index], tuple(place[index] for place in self.places), self.scale)
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """The geometry of a Linear layer or a convolution.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Numbers of channels, or of features of a Linear layer.
+    kernel_size
+        One number for each spatial axis; empty for a Linear layer, which is a convolution without axes.
+    stride, dilation
+        For each axis; empty for 1 on each.
+    padding
+        For each axis, empty for 0 on each; or ``"same"`` or ``"valid"`` as in `torch.nn.Conv2d`.
+    groups
+        Number of groups of channels that are convolved each by itself.
+    padding_mode
+        ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+    bias
+        Whether the layer has one.
     """
 
     in_channels: int
     out_channels: int
-    kernel_size: Pair
-    stride: Pair = (1, 1)
-    padding: Pair | str = (0, 0)
-    dilation: Pair = (1, 1)
+    kernel_size: Axes = ()
+    stride: Axes = ()
+    padding: Axes | str = ()
+    dilation: Axes = ()
     groups: int = 1
     padding_mode: str = "zeros"
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value in (("stride", 1), ("padding", 0), ("dilation", 1)):
+            if getattr(self, name) == ():
+                object.__setattr__(self, name, (value,) * self.axes)
+
     @property
-    def weight_shape(self) -> tuple[int, int, int, int]:
-        """(out, in / groups, kh, kw)."""
+    def axes(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_size)
+
+    @property
+    def kind(self) -> str:
+        """Name of the class in torch.nn: ``"Conv2d"``."""
+        return _KINDS[self.axes].__name__
+
+    @property
+    def weight_shape(self) -> Axes:
+        """(out, in / groups, *kernel)."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def patch_size(self) -> int:
+        """Number of values that one position of the response depends on: in · kernel."""
+        return self.in_channels * math.prod(self.kernel_size)
 
     @property
     def parameters(self) -> int:
         """Number of weights and biases."""
         return math.prod(self.weight_shape) + (self.out_channels if self.bias else 0)
 
-    def output_size(self, height: int, width: int) -> Pair:
-        """Height and width of the response to an input of (height, width)."""
+    def output_size(self, size: Sequence[int]) -> Axes:
+        """Size of the response along each axis, from that of the input."""
         if self.padding == "same":
-            return height, width
-        padding = (0, 0) if isinstance(self.padding, str) else self.padding
-        return tuple(  # type: ignore[return-value]  # a generator over two axes is a pair
-            (size + 2 * p - d * (k - 1) - 1) // s + 1
-            for size, p, d, k, s in zip(
-                (height, width), padding, self.dilation, self.kernel_size, self.stride, strict=True
-            )
+            return tuple(size)
+        padding = (0,) * self.axes if isinstance(self.padding, str) else self.padding
+        return tuple(
+            (length + 2 * p - d * (k - 1) - 1) // s + 1
+            for length, p, d, k, s in zip(size, padding, self.dilation, self.kernel_size, self.stride, strict=True)
         )
 
-    def macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates for one image of (height, width)."""
-        return math.prod(self.weight_shape) * math.prod(self.output_size(height, width))
+    def macs(self, size: Sequence[int]) -> int:
+        """Multiply-accumulates for one item whose axes have these sizes."""
+        return math.prod(self.weight_shape) * math.prod(self.output_size(size))
+
+    def batched(self, values: Tensor) -> Tensor:
+        """Inputs or responses as (N, channels, *axes), whether they came with a batch axis, several, or none."""
+        if self.axes == 0:
+            return values.reshape(-1, values.shape[-1])
+        return values if values.dim() == self.axes + 2 else values[None]
+
+    def by_channel(self, values: Tensor) -> Tensor:
+        """One number for each channel (channels,), shaped so that it broadcasts over inputs or responses."""
+        return values.reshape(-1, *[1] * self.axes)
+
+    def forward(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What a layer of this geometry answers to (N, in, *axes)."""
+        convolve = _CONVOLVE[self.axes]
+        if convolve is None:
+            return functional.linear(inputs, weight, bias)
+        return convolve(self.padded(inputs), weight, bias, self.stride, 0, self.dilation, self.groups)
+
+    def padded(self, inputs: Tensor) -> Tensor:
+        """The inputs (N, in, *axes) with the padding that the layer gives them."""
+        if self.padding == "valid":
+            return inputs
+        sides: list[int] = []
+        for axis in reversed(range(self.axes)):  # functional.pad begins with the last
+            if self.padding == "same":
+                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
+                sides += [total // 2, total - total // 2]
+            else:
+                sides += [cast(Axes, self.padding)[axis]] * 2
+        if not any(sides):
+            return inputs
+        return functional.pad(inputs, sides, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+
+    def patches(self, inputs: Tensor, where: Positions) -> Tensor:
+        """What the responses at some positions depend on.
+
+        Parameters
+        ----------
+        inputs
+            (N, in, *axes).
+        where
+            n positions in the response to them.
+
+        Returns
+        -------
+        Tensor
+            (n, in · kernel), in the order of a weight (out, in, *kernel) that is flattened to (out, in · kernel).
+        """
+        seen = self.padded(inputs).movedim(1, -1)
+        if len(where.item) * math.prod(self.kernel_size) > _DENSE_READING * math.prod(seen.shape[:-1]):
+            seen = seen.contiguous()
+        taps = torch.cartesian_prod(*(torch.arange(k, device="cpu") for k in self.kernel_size)) if self.axes else None
+        index = [where.item[:, None]]
+        for axis, place in enumerate(where.places):
+            tap = cast(Tensor, taps).reshape(-1, self.axes)[:, axis] * self.dilation[axis]
+            index.append(place[:, None] * self.stride[axis] + tap)
+        values = seen[tuple(part.to(seen.device) for part in index)]
+        return values.transpose(1, 2).flatten(1)
+
+    def build(self) -> nn.Module:
+        """A layer of this geometry with no storage: its parameters are on the meta device.
+
+        Nothing is drawn from a random generator.
+        """
+        if self.axes == 0:
+            return nn.Linear(self.in_channels, self.out_channels, bias=self.bias, device="meta")
+        kind = cast("type[nn.Conv2d]", _KINDS[self.axes])
+        return kind(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,  # type: ignore[arg-type]  # as many as this kind has axes
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+            groups=self.groups,
+            bias=self.bias,
+            padding_mode=self.padding_mode,  # type: ignore[arg-type]  # one of the four that convolutions know
+            device="meta",
+        )
 
     def __str__(self) -> str:
-        text = f"{self.in_channels}→{self.out_channels}, {self.kernel_size[0]}×{self.kernel_size[1]}"
-        if self.stride != (1, 1):
-            text += f", stride {self.stride[0]}×{self.stride[1]}"
+        text = f"{self.in_channels}→{self.out_channels}"
+        if self.axes:
+            text += f", {times(self.kernel_size)}"
+        if any(step != 1 for step in self.stride):
+            text += f", stride {times(self.stride)}"
         return text
 
 
-def geometry_of(module: nn.Module) -> ConvSpec | None:
-    """The geometry of a Conv2d-like layer, or None where it has none that can be read (lazy, quantised, scripted)."""
-    if not isinstance(module, nn.Conv2d) or isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return None
-    try:
-        return spec_of(module)
-    except (AttributeError, TypeError, ValueError):  # a subclass may use the attributes in a way of its own
-        return None
+def responses_at(responses: Tensor, where: Positions) -> Tensor:
+    """The responses (n, out) of (N, out, *axes) at some positions."""
+    index = tuple(part.to(responses.device) for part in (where.item, *where.places))
+    return responses.movedim(1, -1)[index]
 
 
-def spec_of(conv: nn.Conv2d) -> ConvSpec:
-    """The geometry of a convolution layer."""
-    return ConvSpec(
+def macs_of(stages: Sequence[LayerSpec], size: Sequence[int]) -> int:
+    """Multiply-accumulates of layers one after the other, for one item whose axes have these sizes."""
+    total = 0
+    for stage in stages:
+        total += stage.macs(size)
+        size = stage.output_size(size)
+    return total
+
+
+def macs_over_calls(stages: Sequence[LayerSpec], calls: Sequence[Sequence[int]]) -> int:
+    """Multiply-accumulates of layers one after the other, over calls with inputs of these shapes.
+
+    Parameters
+    ----------
+    calls
+        Shapes of the inputs: (N, in, *axes), or without the batch axis; (…, in) of a Linear layer.
+    """
+    axes = stages[0].axes
+    total = 0
+    for shape in calls:
+        items = math.prod(shape[:-1]) if axes == 0 else shape[0] if len(shape) == axes + 2 else 1
+        total += items * macs_of(stages, shape[len(shape) - axes :])
+    return total
+
+
+def spec_of(layer: nn.Module) -> LayerSpec:
+    """The geometry of a Linear layer or a convolution.
+
+    Raises
+    ------
+    AttributeError, TypeError, ValueError
+        It is none, or a subclass that uses the attributes in a way of its own.
+    """
+    if isinstance(layer, nn.Linear):
+        return LayerSpec(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    axes = next(axes for axes, kind in enumerate(_KINDS) if isinstance(layer, kind))
+    conv = cast(nn.Conv2d, layer)
+    return LayerSpec(
         in_channels=conv.in_channels,
         out_channels=conv.out_channels,
-        kernel_size=_pair(conv.kernel_size),
-        stride=_pair(conv.stride),
-        padding=conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
-        dilation=_pair(conv.dilation),
+        kernel_size=_each_axis(conv.kernel_size, axes),
+        stride=_each_axis(conv.stride, axes),
+        padding=conv.padding if isinstance(conv.padding, str) else _each_axis(conv.padding, axes),
+        dilation=_each_axis(conv.dilation, axes),
         groups=conv.groups,
         padding_mode=conv.padding_mode,
         bias=conv.bias is not None,
     )
 
 
-def build_conv(spec: ConvSpec) -> nn.Conv2d:
-    """A convolution layer of this geometry with no storage: its parameters are on the meta device.
-
-    Nothing is drawn from a random generator.
-    """
-    return nn.Conv2d(
-        spec.in_channels,
-        spec.out_channels,
-        spec.kernel_size,
-        stride=spec.stride,
-        padding=spec.padding,
-        dilation=spec.dilation,
-        groups=spec.groups,
-        bias=spec.bias,
-        padding_mode=spec.padding_mode,  # type: ignore[arg-type]  # one of the four that Conv2d knows
-        device="meta",
-    )
+def times(numbers: Sequence[int]) -> str:
+    """Sizes as they are written: ``3×3``."""
+    return "×".join(map(str, numbers))
 
 
-def is_conv2d_like(module: nn.Module) -> bool:
-    """Whether a user would call this module a Conv2d: the layer itself, a subclass, a quantised or a scripted one."""
-    if isinstance(module, nn.Conv2d):
-        return True
-    name = module.original_name if isinstance(module, torch.jit.ScriptModule) else type(module).__name__
-    return "Conv2d" in str(name) and next(module.children(), None) is None
-
-
-def why_not_replaceable(module: nn.Module) -> str | None:
-    """Why this Conv2d-like layer cannot be taken apart whatever its geometry, or None where it can."""
-    if parametrize.is_parametrized(module):
-        return (
-            "its parameters are computed by a parametrisation (weight_norm, spectral_norm, …): "
-            "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
-        )
-    if type(module) is not nn.Conv2d:
-        return _why_not_plain(module)
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
-        return (
-            "its weight is not a plain Parameter (weight_norm, spectral_norm, pruning, …): "
-            "make it permanent first (remove_weight_norm, prune.remove, …)"
-        )
-    extra = [
-        *(name for name in module._parameters if name not in ("weight", "bias")),
-        *module._buffers,
-        *module._modules,
-    ]
-    if extra:
-        return f"it holds more than weight and bias ({', '.join(extra)}), which a split would lose"
-    if "forward" in vars(module) or "_conv_forward" in vars(module):
-        return "its forward method was replaced on the object, which a split would lose"
-    weight, conv = module.weight, geometry_of(module)
-    if conv is None:
-        return "its attributes are not those that torch.nn.Conv2d gives itself"
-    if module._parameters.get("bias") is None and module.bias is not None:
-        return "its bias is not a plain Parameter"
-    if conv.padding_mode != "zeros" and (
-        list(module._reversed_padding_repeated_twice) != list(build_conv(conv)._reversed_padding_repeated_twice)
-    ):
-        return "its padding was changed after it was made, in one of the two places where it keeps it only"
-    if weight.layout is not torch.strided:
-        return f"its weight has the layout {weight.layout}, not the strided one"
-    if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
-        return "its weight has hooks on its gradient, which a split would lose: decompose first"
-    if weight.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        return f"its weight is {_short(weight.dtype)}: only real floating-point weights are decomposed"
-    if tuple(weight.shape) != conv.weight_shape:
-        return f"its weight has shape {tuple(weight.shape)} where its attributes say {conv.weight_shape}"
-    if type(weight.data) is not torch.Tensor and type(host_weight(module)) is not torch.Tensor:
-        return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
-    return None
-
-
-def host_weight(conv: nn.Conv2d) -> torch.Tensor:
-    """The weight (out, in, kh, kw) on the CPU, outside of autograd, in its own dtype."""
-    return conv.weight.detach().cpu()
-
-
-def _why_not_plain(module: nn.Module) -> str:
-    kind = type(module)
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return "its shape is not known before its first forward: run the model once, then decompose it"
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is scripted: decompose the Python model, then script or trace it"
-    if kind.__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
-        return "it is quantised: decompose first, then quantise"
-    return f"it is a {kind.__module__}.{kind.__qualname__}: only torch.nn.Conv2d itself is decomposed"
-
-
-def _pair(value: int | tuple[int, ...]) -> Pair:
-    # A number for both axes is what the functional interface takes, so code may have set one.
-    first, second = (value, value) if isinstance(value, int) else value
-    return int(first), int(second)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _each_axis(value: int | Sequence[int], axes: int) -> Axes:
+    # One number for all axes is what the functional interface takes, so code may have set one.
+    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
+    if len(numbers) != axes:
+        raise ValueError(f"expected {axes} numbers, found {value!r}")
+    return tuple(int(number) for number in numbers)

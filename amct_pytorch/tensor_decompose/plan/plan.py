@@ -1,26 +1,28 @@
-"""The plan: for every Conv2d of a model a verdict, the reason, and the factors; how it reads, how it is applied."""
+"""The plan: for every Conv2d of a model a verdict, the reason, and the factors."""
 
 from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..._report.report import Report
 from ..._report.table import Table
-from ..._run.process_group import Team, team
-from ..._storage.atomic import check_writable, sync_folder_of, write_text
-from ...errors import LayerError
+from ..._run.process_group import team
+from ..._run.turns import one_at_a_time
 from ..calibration.evaluation import Outcome
 from ..calibration.layer_fit import Fit
-from ..info_file.schema import Entry, dump, entries_of_rows
-from ..model.layers import check_model, rows_of, slots, survey
-from ..model.replace import Replacement, bias_for, build_row, parameters_like, replaced
-from ..model.spec import ConvSpec
+from ..info_file.schema import Entry
+from ..methods import get_method
+from ..methods.weight_group import split_of
+from ..model.chain import Split
+from ..model.layers import survey
+from ..model.spec import LayerSpec
 from .render import tables_of
 
 
@@ -32,13 +34,13 @@ class LayerPlan:
     ----------
     names
         Every name of the layer, in the order of named_modules.
-    conv
+    spec
         Its geometry; None where it has none that can be read (a quantised or scripted layer).
     decompose
         The verdict: whether the layer is decomposed, or kept.
     reason
         The reason for the verdict, in words.
-    method, mode, rank
+    method, mode, ranks
         How it is split, or would have been where only the gain is missing; else None.
     parameters, parameters_after
         Numbers of weights and biases before and after.
@@ -47,34 +49,34 @@ class LayerPlan:
     error
         Relative error of the composed weight in the Frobenius norm; None for a kept layer.
     factors
-        Weights of the convolutions that replace it, on the CPU; empty for a kept layer.
+        Weights of the layers that replace it, on the CPU; empty for a kept layer.
     bias
         The corrected bias of the last one, or the one added, on the CPU; None where the layer's own stays.
     fingerprint
-        Of the weight that was factored, and of the bias that was corrected, to tell whether they have changed
+        Of the weight that was factored, and of the bias that was corrected, to see whether they have changed
         when the plan is applied.
     response_error, plain_response_error
-        With calibration, the relative error ‖difference‖ / ‖response‖ of the layer's response on the batches held
-        back, in the decomposed network, and the same in a network of plain splits of the same ranks: what the
+        With calibration, the relative error ‖difference‖ / ‖response‖ of the layer's response on the held-out
+        batches, in the decomposed network, and the same in a network of plain splits of the same ranks: what the
         layers before it leave out is in both.
     fit
         With calibration, how the factors were fitted to it.
     """
 
     names: tuple[str, ...]
-    conv: ConvSpec | None
+    spec: LayerSpec | None
     decompose: bool
     reason: str
     method: str | None = None
     mode: str | None = None
-    rank: int | None = None
+    ranks: tuple[int, ...] | None = None
     parameters: int | None = None
     parameters_after: int | None = None
     macs: int | None = None
     macs_after: int | None = None
     error: float | None = None
-    factors: tuple[torch.Tensor, ...] = field(default=(), repr=False, compare=False)
-    bias: torch.Tensor | None = field(default=None, repr=False, compare=False)
+    factors: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
+    bias: Tensor | None = field(default=None, repr=False, compare=False)
     fingerprint: int = field(default=0, repr=False, compare=False)
     response_error: float | None = None
     plain_response_error: float | None = None
@@ -86,15 +88,27 @@ class LayerPlan:
         return self.names[0]
 
     @property
+    def rank(self) -> int | None:
+        """The rank of a split that has one; None where it has several, or there is no split."""
+        return self.ranks[0] if self.ranks is not None and len(self.ranks) == 1 else None
+
+    @property
+    def split(self) -> Split:
+        """How a decomposed layer is split."""
+        method = get_method(cast(str, self.method))
+        return split_of(
+            method, cast(LayerSpec, self.spec), cast("tuple[int, ...]", self.ranks), added_bias=self.added_bias
+        )
+
+    @property
     def entries(self) -> list[Entry]:
         """What the information file says of a decomposed layer, one entry a name."""
-        conv, method, rank = cast(ConvSpec, self.conv), cast(str, self.method), cast(int, self.rank)
-        return [Entry(name, method, conv, rank, self.added_bias) for name in self.names]
+        return [Entry(name, self.split) for name in self.names]
 
     @property
     def added_bias(self) -> bool:
         """Whether the layer gets a bias that it has not."""
-        return self.bias is not None and not cast(ConvSpec, self.conv).bias
+        return self.bias is not None and not cast(LayerSpec, self.spec).bias
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,7 @@ class DecompositionPlan(Report):
     outcome
         With calibration, what the decomposed model's outputs are like; else None.
     together
-        Whether several ranks of a process group made it, and are to apply it, together.
+        Whether several processes of a group made it, and are to apply it, together.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -128,7 +142,7 @@ class DecompositionPlan(Report):
     ) -> tuple[nn.Module, dict[str, list[str]]]:
         """Decompose the model in place as planned.
 
-        Ranks that made the plan together apply it together; the first alone writes the file.
+        Processes that made the plan together apply it together; the first alone writes the file.
 
         Parameters
         ----------
@@ -149,71 +163,25 @@ class DecompositionPlan(Report):
         ------
         ModelError, LayerError
             It is not the model that the plan was made from.
-        InfoFileAccessError
-            The file cannot be written. After any error model and file are as they were.
-        RankFailed
-            Another rank of those that made the plan has failed.
+        ConfigTypeError, InfoFileAccessError
+            The path is none, or the file cannot be written. After any error model and file are as they were.
+        ProcessFailed
+            Another process of those that made the plan has failed.
         """
-        with team(self.together) as ranks:
-            return self._apply(model, decompose_info_path, ranks)
+        from .apply import apply_plan, checked_path
 
-    def _apply(
-        self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None, ranks: Team
-    ) -> tuple[nn.Module, dict[str, list[str]]]:
-        check_model(model)
-        if decompose_info_path is not None and ranks.rank == 0:
-            check_writable(decompose_info_path)
-        replacements = self._replacements(model)
-        if decompose_info_path is None:
-            with replaced(model, replacements) as result:
-                ranks.gather(None)  # what fails on one rank is undone on all
-            return result
-        planned = [entry for layer in self.layers if layer.decompose for entry in layer.entries]
-        entries = {entry.name: entry for entry in [*planned, *entries_of_rows(rows_of(model))]}
-        text = dump([entries[name] for name in ["", *slots(model)] if name in entries])
-        with replaced(model, replacements) as result:
-            if ranks.rank == 0:
-                write_text(decompose_info_path, text)
-            ranks.gather(None)
-        if ranks.rank == 0:
-            sync_folder_of(decompose_info_path)
-        return result
-
-    def _replacements(self, model: nn.Module) -> list[Replacement]:
-        found = {item.names: item for item in survey(model)}
-        shared: dict[tuple[int, int], list[nn.Parameter]] = {}
-        replacements = []
-        for layer in self.layers:
-            if not layer.decompose:
-                continue
-            item = found.get(layer.names)
-            if item is None or item.why_not is not None or item.conv != layer.conv:
-                raise LayerError(
-                    f"layer {layer.name!r}: the plan expects a Conv2d {layer.conv}, found "
-                    f"{'none of that name' if item is None else item.why_not or item.module}: "
-                    "apply the plan to the model it was made from, once, or make a new plan"
-                )
-            conv = cast(nn.Conv2d, item.module)
-            if conv.weight.is_meta or fingerprint(conv, layer.bias is not None) != layer.fingerprint:
-                what = "weight has" if layer.bias is None else "weight or bias has"
-                raise LayerError(f"layer {layer.name!r}: its {what} changed since the plan was made: make a new plan")
-            key = (id(layer.factors), id(conv.weight))
-            if key not in shared:
-                shared[key] = parameters_like(conv.weight, layer.factors)
-            bias = None
-            if layer.bias is not None:
-                bias_key = (id(layer.bias), id(conv.bias))
-                if bias_key not in shared:
-                    shared[bias_key] = [bias_for(conv, layer.bias)]
-                (bias,) = shared[bias_key]
-            row = build_row(conv, layer.entries[0].stages, shared[key], bias)
-            replacements.append(Replacement(layer.names, conv, row))
-        return replacements
+        with one_at_a_time(), team(self.together) as processes:
+            place = checked_path(decompose_info_path, processes)
+            return apply_plan(self, survey(model), place, processes)
 
 
-def fingerprint(conv: nn.Conv2d, with_bias: bool) -> int:
+def fingerprint(layer: nn.Conv2d, with_bias: bool) -> int:
     """A number that changes when the layer's weight does, or its bias."""
+    return _checksum([layer.weight, *([layer.bias] if with_bias and layer.bias is not None else [])])
+
+
+def _checksum(tensors: Iterable[Tensor]) -> int:
     mark = 0
-    for parameter in (conv.weight, conv.bias) if with_bias and conv.bias is not None else (conv.weight,):
-        mark = zlib.crc32(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data, mark)
+    for tensor in tensors:
+        mark = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data, mark)
     return mark

@@ -2,74 +2,62 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..._run.isolation import Calls, input_sizes
+from ..._run.isolation import input_shapes
 from ..._run.process_group import Team
 from ..._run.progress import Report
-from ..._run.workers import run_all
 from ...errors import LayerError
-from ..calibration.data import Calibration, Runs
-from ..calibration.evaluation import Outcome, Replaced, judge
-from ..calibration.layer_fit import rows_for
+from ..calibration.data import Calibration
+from ..calibration.evaluation import Candidates, Outcome, judge
+from ..calibration.layer_fit import Fitted, chains_for
 from ..calibration.passes import fit_to_data
+from ..calibration.runs import Runs
 from ..config import DecompositionConfig
-from ..methods import Factors, get_method
-from ..methods.linalg import exact_matmul, is_finite
-from ..methods.weight_group import Job
-from ..model.layers import Found
-from ..model.spec import ConvSpec, host_weight
+from ..methods import get_method
+from ..methods.factoring import Factoring
+from ..methods.linalg import is_finite
+from ..methods.weight_group import Factors, WeightGroup
+from ..model.eligibility import host_weight
+from ..model.layers import Layer, Survey
+from ..model.spec import LayerSpec, macs_over_calls
+from ..ranks.choose import Choice
 from .plan import DecompositionPlan, LayerPlan, fingerprint
 
-# Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
-_ALONE_FROM = 4096
-
-# Decompositions switch settings of the whole process, so those in several threads take turns. Reentrant, as a
-# progress function may ask for a plan itself.
-_one_at_a_time = threading.RLock()
-
-
-def _renew_lock() -> None:
-    global _one_at_a_time
-    _one_at_a_time = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    # A child process has no thread that would ever release a lock held at the fork.
-    os.register_at_fork(after_in_child=_renew_lock)
+Shapes = Sequence[Sequence[int]]
+"""Shapes of the inputs of a layer, one for each call."""
 
 
 def make_plan(
-    model: nn.Module,
-    layers: Sequence[Found],
+    found: Survey,
     config: DecompositionConfig,
     calibration: Calibration | None,
     example_inputs: object,
     report: Report,
-    team: Team,
+    processes: Team,
 ) -> DecompositionPlan:
     """The plan for a model.
 
     Parameters
     ----------
-    layers
-        What `survey` found in it.
+    found
+        What the model is.
+    config
+        Method, ranks, layers.
     calibration
         Inputs to fit the factors to, or None.
     example_inputs
         Inputs to count MACs on, or None.
     report
-        Told (done, total, layer name) as weights are factored.
-    team
-        The ranks that make the same plan, each a share of it.
+        Called with (done, total, layer name) as weights are factored.
+    processes
+        Those that make the same plan, each a share of it.
 
     Raises
     ------
@@ -80,40 +68,42 @@ def make_plan(
     ConfigError
         A rank is not possible for its layer.
     """
-    verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in layers])
-    jobs = _jobs(verdicts)
-    _check_weights(jobs)
-    _check_same_on_all_ranks(jobs, team)
-    with_geometry = [layer for layer in layers if layer.conv is not None]
-    calls: dict[tuple[str, ...], Calls] = {}
-    if example_inputs is not None:
-        sizes = input_sizes(model, [layer.module for layer in with_geometry], example_inputs)
-        calls = {layer.names: size for layer, size in zip(with_geometry, sizes, strict=True)}
-    rows = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
+    verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
+    groups = _groups_of(verdicts)
+    _check_weights(groups)
+    _check_same_everywhere(groups, processes)
+    shapes = _shapes(found, example_inputs)
+    plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
+    factoring = Factoring(groups, report, processes)
     outcome = None
-    if calibration is None or not jobs:
-        for job, factors in zip(jobs, _factorise_all(jobs, report, team), strict=True):
-            rows.update((layer.names, _planned(layer, job, factors)) for layer in job.layers)
+    if calibration is None or not groups:
+        factoring.look_at_weights(report)
+        factoring.choose_by_weights(range(len(groups)))
+        for index, group in enumerate(groups):
+            plans |= _plans_of(group, factoring.choices[index], factoring.plain.get(index))
     else:
-        calibrated, outcome = _fit_all(model, jobs, calibration, report, team)
-        rows.update((layer.names, plan) for layer, plan in calibrated)
-    plans = tuple(_with_macs(rows[layer.names], calls.get(layer.names)) for layer in layers)
-    parameters = sum(parameter.numel() for parameter in model.parameters() if not _is_lazy(parameter))
-    saved = sum(_saved(job, [rows[layer.names] for layer in job.layers]) for job in jobs)
-    return DecompositionPlan(plans, parameters, parameters - saved, outcome, together=team.size > 1)
+        fitted, errors, outcome = _fit_all(found.model, factoring, calibration, report, processes)
+        for index, group in enumerate(groups):
+            plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
+    layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in found.layers)
+    parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
+    saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
+    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together=processes.size > 1)
 
 
-def _verdict(layer: Found, config: DecompositionConfig) -> DecompositionConfig | str:
+def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
     """The settings that a layer is to be decomposed with, or the reason in words why it is kept."""
     if layer.why_not is not None:
         return layer.why_not
     settings = config.for_layer(layer.names)
     if isinstance(settings, str):
         return settings
-    return get_method(settings.method).why_not(cast(ConvSpec, layer.conv)) or settings
+    method, spec = get_method(settings.method), cast(LayerSpec, layer.spec)
+    unadvised = method.impossible(spec) or (method.unadvised(spec) if settings.rule == "amct" else None)
+    return unadvised or settings
 
 
-Verdicts = list[tuple[Found, DecompositionConfig | str]]
+Verdicts = list[tuple[Layer, DecompositionConfig | str]]
 
 
 def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
@@ -123,7 +113,7 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
         if type(layer.module) is nn.Conv2d:
             sharing[id(layer.module._parameters.get("weight"))].append((layer, verdict))
 
-    def agreed(layer: Found, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
+    def agreed(layer: Layer, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
         if isinstance(verdict, str):
             return verdict
         for other, its_verdict in sharing[id(layer.module._parameters["weight"])]:
@@ -135,24 +125,24 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
 
-def _jobs(verdicts: Verdicts) -> list[Job]:
-    jobs: dict[int, Job] = {}
+def _groups_of(verdicts: Verdicts) -> list[WeightGroup]:
+    groups: dict[int, WeightGroup] = {}
     for layer, verdict in verdicts:
         if isinstance(verdict, DecompositionConfig):
             weight = id(layer.module._parameters["weight"])
-            job = jobs.get(weight, Job((), verdict))
-            jobs[weight] = replace(job, layers=(*job.layers, layer))
-    return list(jobs.values())
+            group = groups.get(weight, WeightGroup((), verdict))
+            groups[weight] = replace(group, layers=(*group.layers, layer))
+    return list(groups.values())
 
 
-def _check_weights(jobs: Sequence[Job]) -> None:
-    absent = [job.name for job in jobs if job.modules[0].weight.is_meta]
+def _check_weights(groups: Sequence[WeightGroup]) -> None:
+    absent = [group.name for group in groups if group.modules[0].weight.is_meta]
     if absent:
         raise LayerError(
             f"there are no weights to decompose: {_listed(absent)} on the meta device; load the weights first "
             "(to rebuild a decomposed model and load its weights afterwards, use decompose_network)"
         )
-    broken = [job.name for job in jobs if not is_finite(host_weight(job.modules[0]))]
+    broken = [group.name for group in groups if not is_finite(host_weight(group.modules[0]))]
     if broken:
         raise LayerError(
             f"expected finite weights, found NaN or infinity in {_listed(broken)}: mend the weights, "
@@ -160,144 +150,123 @@ def _check_weights(jobs: Sequence[Job]) -> None:
         )
 
 
-def _check_same_on_all_ranks(jobs: Sequence[Job], team: Team) -> None:
-    """Check that every rank has the same weights to factor, by the same settings.
+def _check_same_everywhere(groups: Sequence[WeightGroup], processes: Team) -> None:
+    """Check that every process has the same weights to factor, by the same settings.
 
     Raises
     ------
     LayerError
-        One has not; it is raised on all.
+        One has not; it is raised in all.
     """
-    if team.size == 1:
+    if processes.size == 1:
         return
-    own = {job.name: (repr(job.settings), fingerprint(job.modules[0], with_bias=True)) for job in jobs}
-    for rank, other in enumerate(team.gather(own)):
+    own = {group.name: (repr(group.settings), fingerprint(group.modules[0], with_bias=True)) for group in groups}
+    for number, other in enumerate(processes.gather(own)):
         for name in [*own, *other]:
             if own.get(name) != other.get(name):
                 raise LayerError(
-                    f"layer {name!r} is not to be decomposed alike on rank {rank} and rank {team.rank} of the process "
-                    "group: give every rank the same model with the same weights and the same config, or decompose "
-                    "on each by itself with distributed=False"
+                    f"layer {name!r} is not to be decomposed alike on rank {number} and rank {processes.rank} of the "
+                    "process group: give every rank the same model with the same weights and the same config, or "
+                    "decompose on each by itself with distributed=False"
                 )
 
 
-def _factorise_all(jobs: Sequence[Job], report: Report, team: Team) -> list[Factors]:
-    with _one_at_a_time:
-        return _shared_out(lambda index: jobs[index].factorise(jobs[index].settings), jobs, report, team)
-
-
-Result = TypeVar("Result")
-
-
-def _shared_out(function: Callable[[int], Result], jobs: Sequence[Job], report: Report, team: Team) -> list[Result]:
-    """What a function that spends its time in eigendecompositions gives for the index of every job, on every rank."""
-    costs = [float(job.method.full_rank(job.conv)) ** 3 for job in jobs]
-    own = team.mine(costs)
-    finished = len(jobs) - len(own)
-
-    def done(index: int) -> None:
-        nonlocal finished
-        finished += 1
-        report(finished, len(jobs), jobs[own[index]].name)
-
-    def computed(index: int) -> Result:
-        # Grad and inference mode belong to a thread, and this may run in one of its own.
-        with torch.inference_mode(False), torch.no_grad():
-            return function(index)
-
-    with exact_matmul():
-        results = run_all(computed, own, costs=[costs[index] for index in own], alone_above=_ALONE_FROM**3, done=done)
-    found: dict[int, Result] = {}
-    for shared in team.gather(dict(zip(own, results, strict=True))):
-        found.update(shared)
-    return [found[index] for index in range(len(jobs))]
+def _shapes(found: Survey, example_inputs: object) -> dict[tuple[str, ...], Shapes]:
+    """The shapes of the inputs that reach each layer in a run on the example inputs; none without them."""
+    if example_inputs is None:
+        return {}
+    layers = [layer for layer in found.layers if layer.spec is not None]
+    shapes = input_shapes(found.model, [layer.module for layer in layers], example_inputs)
+    return {layer.names: seen for layer, seen in zip(layers, shapes, strict=True)}
 
 
 def _fit_all(
-    model: nn.Module, jobs: Sequence[Job], calibration: Calibration, report: Report, team: Team
-) -> tuple[list[tuple[Found, LayerPlan]], Outcome]:
-    """For every layer of the jobs its plan, with factors fitted to the data, and what comes of them all."""
+    model: nn.Module, factoring: Factoring, calibration: Calibration, report: Report, processes: Team
+) -> tuple[dict[int, Fitted], dict[int, tuple[float, float] | None], Outcome]:
+    """By number of the group the fitted factors and the errors of the responses, and what comes of them all."""
     runs = Runs(model, calibration)
-    with _one_at_a_time, torch.inference_mode(False), torch.no_grad():
-        fitted = fit_to_data(runs, jobs, lambda function: _shared_out(function, jobs, report, team), report, team)
-        used = [job.gains(one.factors.rank) for job, one in zip(jobs, fitted, strict=True)]
+    with torch.inference_mode(False), torch.no_grad():
+        factoring.look_at_weights()
+        fitted = fit_to_data(runs, factoring, report, processes)
         replaced = [
-            Replaced(rows_for(job, one.factors, one.biases), rows_for(job, one.plain))
-            for job, one, is_used in zip(jobs, fitted, used, strict=True)
-            if is_used
+            Candidates(
+                group.spec,
+                chains_for(group, fitted[index].factors, fitted[index].biases),
+                chains_for(group, fitted[index].plain),
+            )
+            for index, group in enumerate(factoring.groups)
+            if index in fitted
         ]
-        outcome, errors = judge(runs, replaced, team)
-    told = iter(errors)
-    plans = []
-    for job, one, is_used in zip(jobs, fitted, used, strict=True):
-        error = next(told) if is_used else None
-        for layer, bias in zip(job.layers, one.biases, strict=True):
-            plan = _planned(layer, job, one.factors, bias)
-            if is_used:
-                plan = replace(plan, fit=one.fit)
-            if error is not None:
-                plan = replace(plan, response_error=error[0], plain_response_error=error[1])
-            plans.append((layer, plan))
-    return plans, outcome
+        outcome, errors = judge(runs, replaced, processes)
+    return fitted, dict(zip(sorted(fitted), errors, strict=True)), outcome
 
 
-def _kept(layer: Found, reason: str) -> LayerPlan:
-    parameters = None if layer.conv is None else layer.conv.parameters
-    return LayerPlan(layer.names, layer.conv, False, reason, parameters=parameters, parameters_after=parameters)
+def _kept(layer: Layer, reason: str) -> LayerPlan:
+    parameters = None if layer.spec is None else layer.spec.parameters
+    return LayerPlan(layer.names, layer.spec, False, reason, parameters=parameters, parameters_after=parameters)
 
 
-def _planned(layer: Found, job: Job, factors: Factors, bias: torch.Tensor | None = None) -> LayerPlan:
-    conv, module = cast(ConvSpec, layer.conv), cast(nn.Conv2d, layer.module)
+def _plans_of(group: WeightGroup, choice: Choice, factors: Factors | None) -> dict[tuple[str, ...], LayerPlan]:
+    """The plans for the layers of a group; with None for factors they are kept, as they gain nothing."""
+    return {layer.names: _planned(layer, group, choice, factors) for layer in group.layers}
+
+
+def _calibrated_plans_of(
+    group: WeightGroup, choice: Choice, fitted: Fitted | None, errors: tuple[float, float] | None
+) -> dict[tuple[str, ...], LayerPlan]:
+    if fitted is None:
+        return _plans_of(group, choice, None)
+    response_error, plain_response_error = errors or (None, None)
+    return {
+        layer.names: replace(
+            _planned(layer, group, choice, fitted.factors, bias),
+            fit=fitted.fit,
+            response_error=response_error,
+            plain_response_error=plain_response_error,
+        )
+        for layer, bias in zip(group.layers, fitted.biases, strict=True)
+    }
+
+
+def _planned(
+    layer: Layer, group: WeightGroup, choice: Choice, factors: Factors | None, bias: Tensor | None = None
+) -> LayerPlan:
+    spec, module = cast(LayerSpec, layer.spec), cast(nn.Conv2d, layer.module)
     plan = LayerPlan(
         names=layer.names,
-        conv=conv,
-        decompose=True,
-        reason=factors.why,
-        method=job.method.name,
-        mode=job.method.mode(conv),
-        rank=factors.rank,
-        parameters=conv.parameters,
-        error=factors.error,
-        factors=factors.weights,
-        bias=bias,
+        spec=spec,
+        decompose=factors is not None,
+        reason=choice.reason,
+        method=group.method.name,
+        mode=group.method.mode(spec),
+        ranks=choice.ranks,
+        parameters=spec.parameters,
         fingerprint=fingerprint(module, bias is not None),
     )
-    if not job.gains(factors.rank):
-        after = job.parameters_at(factors.rank)
-        return replace(
-            plan,
-            decompose=False,
-            reason=f"a split at rank {factors.rank} would have {after:,} parameters, no fewer than {conv.parameters:,}",
-            parameters_after=conv.parameters,
-            error=None,
-            factors=(),
-            bias=None,
-        )
-    return replace(plan, parameters_after=sum(stage.parameters for stage in plan.entries[0].stages))
+    if factors is None:
+        after = group.parameters_at(choice.ranks)
+        at = f"rank {choice.ranks[0]}" if len(choice.ranks) == 1 else f"ranks {', '.join(map(str, choice.ranks))}"
+        reason = f"a split at {at} would have {after:,} parameters, no fewer than {spec.parameters:,}"
+        return replace(plan, reason=reason, parameters_after=spec.parameters)
+    plan = replace(plan, error=factors.error, factors=factors.weights, bias=bias)
+    return replace(plan, parameters_after=sum(stage.parameters for stage in plan.split.stages))
 
 
-def _saved(job: Job, plans: Sequence[LayerPlan]) -> int:
+def _saved(group: WeightGroup, plans: Sequence[LayerPlan]) -> int:
     """Parameters that the split saves: of the weight once, less a bias for each layer that gets one."""
-    if not plans[0].decompose:
+    first = plans[0]
+    if not first.decompose or first.ranks is None:
         return 0
-    added = sum(plan.added_bias for plan in plans) * job.conv.out_channels
-    return job.conv.parameters - job.parameters_at(cast(int, plans[0].rank)) - added
+    added = sum(plan.added_bias for plan in plans) * group.spec.out_channels
+    return group.spec.parameters - group.parameters_at(first.ranks) - added
 
 
-def _with_macs(plan: LayerPlan, calls: Calls | None) -> LayerPlan:
-    if calls is None or plan.conv is None:
+def _with_macs(plan: LayerPlan, shapes: Shapes | None) -> LayerPlan:
+    if shapes is None or plan.spec is None:
         return plan
-    before = _macs((plan.conv,), calls)
-    return replace(plan, macs=before, macs_after=_macs(plan.entries[0].stages, calls) if plan.decompose else before)
-
-
-def _macs(stages: Sequence[ConvSpec], calls: Calls) -> int:
-    total = 0
-    for images, size in calls:
-        for stage in stages:
-            total += images * stage.macs(*size)
-            size = stage.output_size(*size)
-    return total
+    before = macs_over_calls((plan.spec,), shapes)
+    after = macs_over_calls(plan.split.stages, shapes) if plan.decompose else before
+    return replace(plan, macs=before, macs_after=after)
 
 
 def _is_lazy(parameter: nn.Parameter) -> bool:

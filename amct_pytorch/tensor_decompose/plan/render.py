@@ -61,10 +61,10 @@ def _total(before: int, after: int) -> str:
 # Where there is little room, the verdict, the ranks and the error are kept, with as much of the reason as fits.
 _COLUMNS: tuple[tuple[Column, Callable[[LayerPlan], str]], ...] = (
     (Column("layer", "name"), _names),
-    (Column("Conv2d", priority=3), lambda layer: str(layer.conv or "")),
+    (Column("Conv2d", priority=3), lambda layer: str(layer.spec or "")),
     (Column("verdict", priority=9), lambda layer: "decompose" if layer.decompose else "keep"),
     (Column("mode", priority=2), lambda layer: layer.mode or ""),
-    (Column("rank", "number", priority=8), lambda layer: _count(layer.rank)),
+    (Column("rank", "number", priority=8), lambda layer: ", ".join(map(_count, layer.ranks or ()))),
     (Column("parameters", "number", priority=4), lambda layer: _change(layer.parameters, layer.parameters_after)),
     (Column("MACs", "number", priority=5), lambda layer: _change(layer.macs, layer.macs_after)),
     (

@@ -1,4 +1,4 @@
-"""How many singular terms to keep: numbers in, a number out.
+"""The rank that empirical variational Bayes matrix factorisation finds: numbers in, a number out.
 
 The estimate is empirical variational Bayes matrix factorisation (EVBMF) with the closed-form threshold of
 S. Nakajima, M. Sugiyama, S. D. Babacan, R. Tomioka, "Global analytic solution of fully-observed variational
@@ -12,11 +12,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Singulars = NDArray[np.float64]
-"""All singular values of a matrix, in descending order, in float64."""
+from .spectrum import Singulars
 
+# Of the search for the noise variance, in units of that variance, and its most steps: AMCT's, which ranks depend on.
 _NOISE_TOLERANCE = 1e-5
 _NOISE_STEPS = 500
+# The closed form of the threshold in Nakajima et al., an approximation for large matrices.
+_THRESHOLD = 2.5129
+# Singular values beyond this may overflow when squared, and the tolerance is nothing compared with them.
+_HUGE = 1e100
 
 
 def evbmf_rank(singulars: Singulars, columns: int) -> int:
@@ -41,13 +45,13 @@ def evbmf_rank(singulars: Singulars, columns: int) -> int:
     behaviour of Huawei AMCT, kept for parity.
     """
     rows = len(singulars)
-    if singulars[0] > 1e100:  # its square may overflow, and the tolerance is nothing to it
+    if singulars[0] > _HUGE:
         singulars = singulars / singulars[0]
     energy = singulars**2
     if not energy.any():
         return 0
     alpha = rows / columns
-    tau = 2.5129 * math.sqrt(alpha)
+    tau = _THRESHOLD * math.sqrt(alpha)
     edge = (1 + tau) * (1 + alpha / tau)
     tail = min(math.ceil(rows / (1 + alpha)) - 1, rows) - 1
     upper = energy.sum() / (rows * columns)
@@ -83,36 +87,3 @@ def _least_free_energy(energy: NDArray[np.float64], columns: int, edge: float, l
         options={"xatol": _NOISE_TOLERANCE, "maxiter": _NOISE_STEPS},
     )
     return float(found.x)
-
-
-def clamp_to_window(rank: int, full_rank: int, channels: int) -> int:
-    """Clamp an estimated rank to the window of the separable split.
-
-    Parameters
-    ----------
-    rank
-        The estimate.
-    full_rank
-        The smaller side L of the matricised kernel.
-    channels
-        min(in_channels, out_channels).
-    """
-    divisor = 4 if channels >= 256 else 6
-    return min(max(rank, full_rank // (divisor + 1)), full_rank // divisor)
-
-
-def round_rank(rank: int, multiple: int, full_rank: int) -> int:
-    """The multiple nearest to rank, one more where that loses over a tenth of it; never above full_rank."""
-    rounded = max(multiple, (rank + multiple // 2) // multiple * multiple)
-    if rounded < 0.9 * rank:
-        rounded += multiple
-    return min(rounded, full_rank)
-
-
-def energy_rank(singulars: Singulars, share: float) -> int:
-    """The least number of leading terms that hold this share of the sum of squared singular values."""
-    if singulars[0] == 0:
-        return 0
-    held = np.cumsum((singulars / singulars[0]) ** 2)
-    # The last partial sum may fall a rounding error short of the whole.
-    return min(int(np.searchsorted(held, share * held[-1])) + 1, len(singulars))

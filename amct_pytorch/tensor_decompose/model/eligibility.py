@@ -1,0 +1,94 @@
+"""Whether a layer can be taken apart at all, whatever its geometry: what a split would lose."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .spec import LayerSpec, spec_of
+
+
+def geometry_of(module: nn.Module) -> LayerSpec | None:
+    """The geometry of a Conv2d-like layer, or None where it has none that can be read (lazy, quantised, scripted)."""
+    if not isinstance(module, nn.Conv2d) or isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return None
+    try:
+        return spec_of(module)
+    except (AttributeError, TypeError, ValueError):  # a subclass may use the attributes in a way of its own
+        return None
+
+
+def is_conv2d_like(module: nn.Module) -> bool:
+    """Whether a user would call this module a Conv2d: the layer itself, a subclass, a quantised or a scripted one."""
+    if isinstance(module, nn.Conv2d):
+        return True
+    name = module.original_name if isinstance(module, torch.jit.ScriptModule) else type(module).__name__
+    return "Conv2d" in str(name) and next(module.children(), None) is None
+
+
+def why_not_replaceable(module: nn.Module) -> str | None:
+    """Why this Conv2d-like layer cannot be taken apart whatever its geometry, or None where it can."""
+    if parametrize.is_parametrized(module):
+        return (
+            "its parameters are computed by a parametrisation (weight_norm, spectral_norm, …): "
+            "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
+    if type(module) is not nn.Conv2d:
+        return _why_not_plain(module)
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return (
+            "its weight is not a plain Parameter (weight_norm, spectral_norm, pruning, …): "
+            "make it permanent first (remove_weight_norm, prune.remove, …)"
+        )
+    extra = [
+        *(name for name in module._parameters if name not in ("weight", "bias")),
+        *module._buffers,
+        *module._modules,
+    ]
+    if extra:
+        return f"it holds more than weight and bias ({', '.join(extra)}), which a split would lose"
+    if "forward" in vars(module) or "_conv_forward" in vars(module):
+        return "its forward method was replaced on the object, which a split would lose"
+    weight, conv = module.weight, geometry_of(module)
+    if conv is None:
+        return "its attributes are not those that torch.nn.Conv2d gives itself"
+    if module._parameters.get("bias") is None and module.bias is not None:
+        return "its bias is not a plain Parameter"
+    if conv.padding_mode != "zeros" and (
+        list(module._reversed_padding_repeated_twice) != list(cast(Any, conv.build())._reversed_padding_repeated_twice)
+    ):
+        return "its padding was changed after it was made, in one of the two places where it keeps it only"
+    if weight.layout is not torch.strided:
+        return f"its weight has the layout {weight.layout}, not the strided one"
+    if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
+        return "its weight has hooks on its gradient, which a split would lose: decompose first"
+    if weight.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        return f"its weight is {_short(weight.dtype)}: only real floating-point weights are decomposed"
+    if tuple(weight.shape) != conv.weight_shape:
+        return f"its weight has shape {tuple(weight.shape)} where its attributes say {conv.weight_shape}"
+    if type(weight.data) is not torch.Tensor and type(host_weight(module)) is not torch.Tensor:
+        return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
+    return None
+
+
+def host_weight(conv: nn.Conv2d) -> torch.Tensor:
+    """The weight (out, in, kh, kw) on the CPU, outside of autograd, in its own dtype."""
+    return conv.weight.detach().cpu()
+
+
+def _why_not_plain(module: nn.Module) -> str:
+    kind = type(module)
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return "its shape is not known before its first forward: run the model once, then decompose it"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is scripted: decompose the Python model, then script or trace it"
+    if kind.__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+        return "it is quantised: decompose first, then quantise"
+    return f"it is a {kind.__module__}.{kind.__qualname__}: only torch.nn.Conv2d itself is decomposed"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,102 @@
+"""From a plan to a decomposed model: model and information file change together, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from ..._run.process_group import Team
+from ..._storage.atomic import check_writable, sync_folder_of, write_text
+from ...errors import LayerError
+from ..info_file.schema import dump, entries_of_chains
+from ..model.layers import Survey, slots
+from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
+from .plan import DecompositionPlan, LayerPlan, fingerprint
+
+
+def checked_path(path: str | os.PathLike[str] | None, processes: Team) -> Path | None:
+    """Where the information file is to be written, checked by the process that will write it; None for nowhere.
+
+    Raises
+    ------
+    ConfigTypeError, InfoFileAccessError
+        It is no path, or cannot be written to.
+    """
+    if path is None:
+        return None
+    return check_writable(path) if processes.rank == 0 else Path(os.fspath(path))
+
+
+def apply_plan(
+    plan: DecompositionPlan, found: Survey, place: Path | None, processes: Team
+) -> tuple[nn.Module, dict[str, list[str]]]:
+    """Decompose a model in place as planned; see `DecompositionPlan.apply`.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    found
+        What the model is now.
+    place
+        Where to write the information file, from `checked_path`; None for nowhere.
+    processes
+        Those that apply the plan together.
+    """
+    replacements = _replacements(plan, found)
+    text = None if place is None else _info_file(plan, found)
+    with replaced(found.model, replacements) as result:
+        # Every process agrees before the first file is written, and none stays changed if that fails.
+        processes.gather(None)
+        if place is not None and text is not None and processes.rank == 0:
+            write_text(place, text)
+        processes.gather(None)
+    if place is not None and processes.rank == 0:
+        sync_folder_of(place)
+    return result
+
+
+def _info_file(plan: DecompositionPlan, found: Survey) -> str:
+    """The text of the information file: what is planned, and what is decomposed already."""
+    planned = [entry for layer in plan.layers if layer.decompose for entry in layer.entries]
+    entries = {entry.name: entry for entry in [*planned, *entries_of_chains(found.chains)]}
+    return dump([entries[name] for name in ["", *slots(found.model)] if name in entries])
+
+
+def _replacements(plan: DecompositionPlan, found: Survey) -> list[Replacement]:
+    layer_of = {layer.names: layer for layer in found.layers}
+    shared: dict[tuple[int, int], list[nn.Parameter]] = {}
+    replacements = []
+    for planned in plan.layers:
+        if not planned.decompose:
+            continue
+        layer = layer_of.get(planned.names)
+        if layer is None or layer.why_not is not None or layer.spec != planned.spec:
+            raise LayerError(
+                f"layer {planned.name!r}: the plan expects a Conv2d {planned.spec}, found "
+                f"{'none of that name' if layer is None else layer.why_not or layer.module}: "
+                "apply the plan to the model it was made from, once, or make a new plan"
+            )
+        module = cast(nn.Conv2d, layer.module)
+        _check_unchanged(planned, module)
+        key = (id(planned.factors), id(module.weight))
+        if key not in shared:
+            shared[key] = parameters_like(module.weight, planned.factors)
+        bias = None
+        if planned.bias is not None:
+            bias_key = (id(planned.bias), id(module.bias))
+            if bias_key not in shared:
+                shared[bias_key] = [bias_for(module, planned.bias)]
+            (bias,) = shared[bias_key]
+        replacements.append(Replacement(planned.names, module, build_chain(module, planned.split, shared[key], bias)))
+    return replacements
+
+
+def _check_unchanged(planned: LayerPlan, module: nn.Conv2d) -> None:
+    with_bias = planned.bias is not None
+    if module.weight.is_meta or fingerprint(module, with_bias) != planned.fingerprint:
+        what = "weight or bias has" if with_bias else "weight has"
+        raise LayerError(f"layer {planned.name!r}: its {what} changed since the plan was made: make a new plan")
