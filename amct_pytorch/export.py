@@ -10,8 +10,9 @@ from torch import nn
 
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
 from ._deploy.onnx_file import ExportCheck, ExportReport, TensorInfo, on_host, require_extra, write_onnx
-from ._storage.drafts import checked_place, drafted
-from .errors import ConfigError, ExportAccessError
+from ._storage.atomic import new_file
+from ._storage.paths import file_to_write
+from .errors import ConfigError, ConfigTypeError, ExportAccessError
 
 __all__ = ["ExportCheck", "ExportReport", "TensorInfo", "export_onnx"]
 
@@ -67,15 +68,12 @@ def export_onnx(
         The file cannot be written.
     """
     require_extra()
-    place = checked_place(path, "path")
-    if place.is_dir():
-        raise ExportAccessError(f"{path}: expected the path of a file to write, found a directory")
-    if not isinstance(opset, int) or isinstance(opset, bool) or opset < 1:
-        raise ConfigError(f"opset must be a positive integer, found {opset!r}")
+    place = file_to_write(path, "path", ExportAccessError)
+    is_whole = isinstance(opset, int) and not isinstance(opset, bool)
+    if not is_whole or opset < 1:
+        raise (ConfigError if is_whole else ConfigTypeError)(f"opset must be a positive integer, found {opset!r}")
     copied, given = on_host(model, inputs)
     dynamic = Dynamic(checked_batches(dynamic_batch, given), checked_image_sizes(dynamic_image_size, given))
-    with drafted(place) as folder:
-        draft = folder / place.name
+    with new_file(place, ExportAccessError) as draft:
         report = write_onnx(copied, given, draft, dynamic, opset=opset)
-        draft.replace(place)
     return dataclasses.replace(report, path=os.fspath(path))

@@ -11,8 +11,16 @@ from torch import nn
 
 from .._run.process_group import Team, team
 from .._run.progress import Report, reporting
-from .._storage.atomic import check_writable, read_text
-from ..errors import ConfigError, InfoFileError, LayerError, warn_user
+from .._storage.paths import file_to_write
+from .._storage.reading import read_text
+from ..errors import (
+    ConfigTypeError,
+    InfoFileAccessError,
+    InfoFileError,
+    InfoFileNotFound,
+    LayerError,
+    warn_user,
+)
 from .calibration.data import Calibration
 from .config import DecompositionConfig, check_keys_name_layers
 from .info_file.rebuild import rebuilt, untied
@@ -71,7 +79,7 @@ def auto_decomposition(
     """
     with team(distributed) as ranks:
         if decompose_info_path is not None and ranks.rank == 0:
-            check_writable(decompose_info_path)
+            file_to_write(decompose_info_path, "decompose_info_path", InfoFileAccessError)
         plan = _plan(ranks, model, config, calibration, example_inputs, progress)
     return plan.apply(model, decompose_info_path)
 
@@ -134,9 +142,9 @@ def _plan(
     if config is None:
         config = DecompositionConfig()
     elif not isinstance(config, DecompositionConfig):
-        raise ConfigError(f"config must be a DecompositionConfig, found {config!r}")
+        raise ConfigTypeError(f"config must be a DecompositionConfig, found {config!r}")
     if calibration is not None and not isinstance(calibration, Calibration):
-        raise ConfigError(
+        raise ConfigTypeError(
             f"calibration must be a Calibration, found {type(calibration).__name__}: Calibration(batches)"
         )
     layers = survey(model)
@@ -201,7 +209,14 @@ def rebuilding(
             geometry[name] = str(error)
     for layer in layers:
         geometry.update(dict.fromkeys(layer.names, layer.why_not or cast(ConvSpec, layer.conv)))
-    content = read_text(decompose_info_path)
+    content = read_text(
+        decompose_info_path,
+        "decompose_info_path",
+        "decomposition information file",
+        error=InfoFileAccessError,
+        missing=InfoFileNotFound,
+        content=InfoFileError,
+    )
     try:
         replacements = rebuilt(parse(content, geometry), layers, rows, slots(model))
     except InfoFileError as error:

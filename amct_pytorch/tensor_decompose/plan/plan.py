@@ -13,8 +13,10 @@ from torch import nn
 
 from ..._report.table import format_table
 from ..._run.process_group import Team, team
-from ..._storage.atomic import check_writable, sync_folder_of, write_text
-from ...errors import LayerError
+from ..._storage.atomic import write_file
+from ..._storage.drafts import sync_folder
+from ..._storage.paths import file_to_write
+from ...errors import InfoFileAccessError, LayerError
 from ..calibration.evaluation import Outcome
 from ..calibration.layer_fit import Fit
 from ..info_file.schema import Entry, dump, entries_of_rows
@@ -161,8 +163,9 @@ class DecompositionPlan:
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None, ranks: Team
     ) -> tuple[nn.Module, dict[str, list[str]]]:
         check_model(model)
+        place = None
         if decompose_info_path is not None and ranks.rank == 0:
-            check_writable(decompose_info_path)
+            place = file_to_write(decompose_info_path, "decompose_info_path", InfoFileAccessError)
         replacements = self._replacements(model)
         if decompose_info_path is None:
             with replaced(model, replacements) as result:
@@ -172,11 +175,11 @@ class DecompositionPlan:
         entries = {entry.name: entry for entry in [*planned, *entries_of_rows(rows_of(model))]}
         text = dump([entries[name] for name in ["", *slots(model)] if name in entries])
         with replaced(model, replacements) as result:
-            if ranks.rank == 0:
-                write_text(decompose_info_path, text)
+            if place is not None:
+                write_file(place, text, InfoFileAccessError, sync_name=False)
             ranks.gather(None)
-        if ranks.rank == 0:
-            sync_folder_of(decompose_info_path)
+        if place is not None:
+            sync_folder(place.parent)
         return result
 
     def _replacements(self, model: nn.Module) -> list[Replacement]:
