@@ -1,4 +1,4 @@
-"""A decomposed model in a directory: structure and weights of one moment, checked before they are loaded.
+"""Checkpoints: a decomposed model in a directory, structure and weights together, checked before they are loaded.
 
 ``decompose_info.json``
     The decomposition information file, as `decompose_network` reads it.
@@ -49,8 +49,8 @@ def save_decomposed(
 ) -> None:
     """Write a decomposed model, all of it or nothing.
 
-    Everything is written to a directory beside, and is on the disk before renames put it into place. So an earlier
-    checkpoint stays as it was after any error, and after a crash at any moment there is one that can be loaded.
+    Everything is first written to a hidden directory beside the place, and is on the disk before a rename puts it
+    there. So an earlier checkpoint stays as it was after any error, and after a crash at any moment one can be loaded.
 
     Parameters
     ----------
@@ -69,9 +69,8 @@ def save_decomposed(
     ModelError, LayerError
         The model is wrapped, on the meta device, or has a decomposed layer that was changed.
     ConfigError
-        The directory holds something else than a checkpoint, or the training state cannot be read back.
-    ConfigTypeError
-        An argument is of the wrong type.
+        The directory holds something other than a checkpoint, or the training state could not be read back;
+        `ConfigTypeError` where an argument is of the wrong type.
     CheckpointAccessError
         The checkpoint cannot be written.
     """
@@ -81,9 +80,9 @@ def save_decomposed(
     if (on_meta := _first_on_meta(state)) is not None:
         raise ModelError(f"{on_meta!r} is on the meta device and has no values: load the weights before saving them")
     if not isinstance(plan, DecompositionPlan | str | None):
-        raise ConfigTypeError(f"plan must be a DecompositionPlan or its text, found {plan!r}")
+        raise ConfigTypeError(f"plan must be a DecompositionPlan or its text, found {type(plan).__name__}")
     if not isinstance(training_state, Mapping | None):
-        raise ConfigTypeError(f"training_state must be a dict, found {training_state!r}")
+        raise ConfigTypeError(f"training_state must be a dict, found {type(training_state).__name__}")
     place = folder_to_write(directory, "directory", CheckpointAccessError)
     check_replaceable(place, _FILES)
     with new_folder(place, CheckpointAccessError, replaces=True) as draft:
@@ -166,7 +165,18 @@ def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-    """Whether there is a checkpoint in the directory, sound or not."""
+    """Whether there is a checkpoint in a directory, intact or not.
+
+    Parameters
+    ----------
+    directory
+        Where `save_decomposed` would have written it.
+
+    Raises
+    ------
+    ConfigError
+        This is no path; `ConfigTypeError` where it is of the wrong type.
+    """
     return (_found(directory) / MANIFEST).is_file()
 
 

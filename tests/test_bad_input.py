@@ -173,6 +173,7 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "LayerError": ValueError,
         "InputsError": ValueError,
         "ConfigError": ValueError,
+        "ConfigTypeError": TypeError,
         "InfoFileError": ValueError,
         "InfoFileAccessError": OSError,
         "InfoFileNotFound": FileNotFoundError,

@@ -68,8 +68,8 @@ _WRONG_TYPES: list[tuple[str, Callable[[Path], object]]] = [
     ("directory must be the path of a directory, found 3", lambda _: load_decomposed(TwoConvs(), 3)),  # type: ignore[arg-type]
     ("directory must be the path of a directory, found 3", lambda _: load_training_state(3)),  # type: ignore[arg-type]
     ("directory must be the path of a directory, found 3", lambda _: has_checkpoint(3)),  # type: ignore[arg-type]
-    ("plan must be a DecompositionPlan or its text, found 3", _save(plan=3)),
-    (r"training_state must be a dict, found \[3\]", _save(training_state=[3])),
+    ("plan must be a DecompositionPlan or its text, found int", _save(plan=3)),
+    ("training_state must be a dict, found list", _save(training_state=[3])),
     ("path must be the path of a file, found 3", _onnx(path=3)),
     ("opset must be a positive integer, found '18'", _onnx(opset="18")),
     ("dynamic_batch must be True or a list .*, found 3", _onnx(dynamic_batch=3)),

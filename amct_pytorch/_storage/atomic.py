@@ -14,10 +14,10 @@ from .paths import access_errors
 
 @contextlib.contextmanager
 def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> Iterator[Path]:
-    """A path to write to in the block, for libraries that open files by themselves; then the file is put into place.
+    """A path beside a place, for the block to write a file to, by a library that opens it itself; then a rename.
 
-    The content is on the disk before a rename puts it there, with the mode of the file that it replaces. Missing
-    folders are made. If the block fails, everything on disk is as it was.
+    The content is on the disk before the rename, and has the mode of the file that it replaces. Missing folders are
+    made. If the block fails, everything on disk is as it was.
 
     Parameters
     ----------
@@ -26,8 +26,9 @@ def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> It
     error
         What to raise where it cannot be written.
     sync_name
-        Wait until the rename too is on the disk. This wait may be interrupted when the new file is in place; a caller
-        who takes back something else after an error calls `drafts.sync_folder` when there is nothing to take back.
+        Wait until the rename too is on the disk. An interrupt of this wait comes when the new file is in place
+        already. So a caller who undoes something else after an error passes False, and calls `drafts.sync_folder`
+        when nothing is left to undo.
     """
     with access_errors(place, "written", error), drafted(place) as draft:
         yield draft

@@ -13,11 +13,11 @@ from .paths import access_errors
 
 @contextlib.contextmanager
 def new_folder(place: Path, error: type[OSError], *, replaces: bool) -> Iterator[Path]:
-    """A folder to fill in the block; then it is put into place.
+    """An empty folder beside a place, for the block to fill; then a rename.
 
-    Its content is on the disk before a rename puts it there. Missing folders above it are made. If the block fails,
+    The content is on the disk before the rename. Missing folders above the place are made. If the block fails,
     everything on disk is as it was. A process that is killed while one folder replaces another may leave the old one
-    under a name from which `current_folder` still finds it.
+    under another name, where `current_folder` still finds it.
 
     Parameters
     ----------

@@ -115,7 +115,9 @@ def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
     """
     expected = "expected tensors, numbers, strings, and lists and dicts of them"
     try:
-        torch.save(tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), dict(content)), path)
+        # Given a path, torch writes its name into the file: the same content would not give the same file.
+        with path.open("wb") as file:
+            torch.save(tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), dict(content)), file)
     except RuntimeError as error:  # what torch's writer raises when the disk is full
         raise OSError(str(error)) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:

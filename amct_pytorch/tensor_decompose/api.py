@@ -13,14 +13,7 @@ from .._run.process_group import Team, team
 from .._run.progress import Report, reporting
 from .._storage.paths import file_to_write
 from .._storage.reading import read_text
-from ..errors import (
-    ConfigTypeError,
-    InfoFileAccessError,
-    InfoFileError,
-    InfoFileNotFound,
-    LayerError,
-    warn_user,
-)
+from ..errors import ConfigTypeError, InfoFileAccessError, InfoFileError, InfoFileNotFound, LayerError, warn_user
 from .calibration.data import Calibration
 from .config import DecompositionConfig, check_keys_name_layers
 from .info_file.rebuild import rebuilt, untied
