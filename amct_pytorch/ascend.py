@@ -22,8 +22,9 @@ from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
 from ._deploy.onnx_file import ExportReport, on_host, outputs_of, require_extra, write_onnx
 from ._report.units import save_json
 from ._run.placement import batch_size_of
-from ._storage.drafts import checked_place, drafted
-from .errors import ConfigError, ExportAccessError
+from ._storage.folders import new_folder
+from ._storage.paths import access_errors, folder_to_write
+from .errors import ConfigError, ConfigTypeError, ExportAccessError
 
 PRECISIONS = ("fp16", "origin", "mixed_float16", "mixed_bfloat16", "cube_fp16in_fp32out")
 """What ATC's ``--precision_mode_v2`` takes: origin keeps the types of the file."""
@@ -148,9 +149,7 @@ def export_ascend(
     if original is not None:
         networks["original"] = on_host(original, inputs)
     dynamic = _checked_rungs(dynamic_batch, dynamic_image_size, networks["model"][1])
-    with drafted(place) as folder:
-        draft = folder / place.name
-        draft.mkdir()
+    with new_folder(place, ExportAccessError, replaces=False) as draft:
         reports: dict[str, ExportReport] = {}
         for name, (network, given) in networks.items():
             reports[name] = write_onnx(network, given, draft / f"{name}.onnx", dynamic)
@@ -174,32 +173,34 @@ def export_ascend(
             str(place), precision, final["model"], final.get("original"), tuple(conversions), tuple(timings)
         )
         report.save(draft / "report.json")
-        draft.replace(place)
     return report
 
 
-def _checked_directory(directory: object) -> Path:
-    place = checked_place(directory, "directory")
-    try:
+def _checked_directory(directory: str | os.PathLike[str]) -> Path:
+    place = folder_to_write(directory, "directory", ExportAccessError)
+    with access_errors(directory, "written", ExportAccessError):
         if place.exists() and (not place.is_dir() or any(place.iterdir())):
             found = "a directory with files in it" if place.is_dir() else "a file"
             raise ExportAccessError(f"{directory}: expected a new or an empty directory, found {found}")
-    except ExportAccessError:
-        raise
-    except OSError as error:
-        raise ExportAccessError(f"{directory}: cannot be written: {error}") from error
     return place
 
 
 def _checked_targets(soc_versions: Sequence[str]) -> list[Target]:
-    if isinstance(soc_versions, str) or not isinstance(soc_versions, Sequence) or not soc_versions:
-        raise ConfigError(f"soc_versions must be a list of names such as ['Ascend910B3'], found {soc_versions!r}")
+    are_names = (
+        isinstance(soc_versions, Sequence)
+        and not isinstance(soc_versions, str)
+        and all(isinstance(name, str) for name in soc_versions)
+    )
+    if not are_names or not soc_versions:
+        raise (ConfigError if are_names else ConfigTypeError)(
+            f"soc_versions must be a list of names such as ['Ascend910B3'], found {soc_versions!r}"
+        )
     return [target_of(name) for name in dict.fromkeys(soc_versions)]
 
 
 def _check_precision(precision: object) -> None:
     if precision not in PRECISIONS:
-        raise ConfigError(
+        raise (ConfigError if isinstance(precision, str) else ConfigTypeError)(
             f"precision must be one of {', '.join(PRECISIONS)}, which ATC knows as --precision_mode_v2, found "
             f"{precision!r}; values of the older --precision_mode, which excludes it, are not among them"
         )
@@ -210,7 +211,7 @@ def _checked_rungs(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
     if batches is not None and image_sizes is not None:
         raise ConfigError("ATC takes --dynamic_batch_size or --dynamic_image_size, not both: give one of the two")
     if isinstance(batches, bool) or isinstance(image_sizes, bool):
-        raise ConfigError("ATC compiles for sizes that it is told: give them as a list, such as dynamic_batch=[1, 8]")
+        raise ConfigTypeError("ATC compiles for given sizes only: give them as a list, such as dynamic_batch=[1, 8]")
     dynamic = Dynamic(
         None if batches is None else checked_batches(batches, inputs),
         None if image_sizes is None else checked_image_sizes(image_sizes, inputs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from ._run.placement import (
 )
 from ._run.progress import Report, Steps, reporting
 from .backend import Backend
-from .errors import ConfigError, DeviceError, warn_user
+from .errors import ConfigError, ConfigTypeError, DeviceError, warn_user
 from .tensor_decompose.model.spec import macs_over_calls, spec_of
 
 __all__ = ["BenchmarkReport", "BenchmarkRun", "LayerBenchmark", "benchmark"]
@@ -294,11 +294,17 @@ def _checked_batch_sizes(batch_sizes: Sequence[int] | None, inputs: Any) -> list
     own = batch_size_of(inputs)
     if batch_sizes is None:
         return [own]
-    if isinstance(batch_sizes, int) or not batch_sizes:
-        raise ConfigError(f"batch_sizes must be a list of numbers, found {batch_sizes!r}")
+    is_list = isinstance(batch_sizes, Collection)
+    if not is_list or not batch_sizes:
+        raise (ConfigError if is_list else ConfigTypeError)(
+            f"batch_sizes must be a list of numbers, found {batch_sizes!r}"
+        )
     for size in batch_sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"batch_sizes must hold whole numbers from 1 on, found {size!r}")
+        is_whole = isinstance(size, int) and not isinstance(size, bool)
+        if not is_whole or size < 1:
+            raise (ConfigError if is_whole else ConfigTypeError)(
+                f"batch_sizes must hold whole numbers from 1 on, found {size!r}"
+            )
     if not own:
         raise ConfigError("batch_sizes needs inputs whose first tensor has a sample at least along its first axis")
     return list(dict.fromkeys(batch_sizes))

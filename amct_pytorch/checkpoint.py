@@ -1,4 +1,4 @@
-"""A decomposed model in a directory: structure and weights of one moment, checked before they are loaded.
+"""Checkpoints: a decomposed model in a directory, structure and weights together, checked before they are loaded.
 
 ``decompose_info.json``
     The decomposition information file, as `decompose_network` reads it.
@@ -14,42 +14,30 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ._run.isolation import map_tensors
-from ._storage.sealed import (
-    MANIFEST,
-    check_replaceable,
-    checked_place,
-    listed,
-    read_manifest,
-    readable_place,
-    swapped_in,
-    write_text,
-)
-from .errors import CheckpointError, ConfigError, MissingExtra, ModelError
+from ._storage.folders import current_folder, new_folder
+from ._storage.manifest import MANIFEST, check_replaceable, read_manifest, write_manifest
+from ._storage.paths import folder_to_write, resolved
+from ._storage.state_dict import check_fits, values_kept
+from ._storage.weights import SAFETENSORS, TORCH, load_content, load_tensors, save_content, save_tensors
+from .errors import CheckpointAccessError, CheckpointError, ConfigTypeError, ModelError, listed
 from .tensor_decompose.api import rebuilding
 from .tensor_decompose.info_file.schema import dump, entries_of_chains
-from .tensor_decompose.model.layers import check_model, chains_of
+from .tensor_decompose.model.layers import chains_of, check_model
 from .tensor_decompose.plan.plan import DecompositionPlan
 
 _FORMAT, _VERSION = "amct_pytorch.checkpoint", 1
 _INFO, _PLAN, _TRAINING = "decompose_info.json", "plan.txt", "training.pt"
-_SAFETENSORS, _PICKLE = "weights.safetensors", "weights.pt"
-_FILES = frozenset({_INFO, _PLAN, _TRAINING, _SAFETENSORS, _PICKLE})
-# What every release of safetensors can hold.
-_PLAIN = frozenset(
-    {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
-    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
-)
+_WEIGHTS = "weights"  # and a suffix for the format
+_WEIGHT_FILES = frozenset({_WEIGHTS + SAFETENSORS, _WEIGHTS + TORCH})
+_FILES = frozenset({_INFO, _PLAN, _TRAINING, *_WEIGHT_FILES})
 
 
 def save_decomposed(
@@ -61,19 +49,19 @@ def save_decomposed(
 ) -> None:
     """Write a decomposed model, all of it or nothing.
 
-    Everything is on disk in a directory beside before renames put it into place, so an earlier checkpoint stays
-    as it was after any error, and can still be loaded after a crash at any moment.
+    Everything is first written to a hidden directory beside the place, and is on the disk before a rename puts it
+    there. So an earlier checkpoint stays as it was after any error, and after a crash at any moment one can be loaded.
 
     Parameters
     ----------
     model
-        The model, on any device; in DistributedDataParallel the one inside, on one rank.
+        The model, on any device; of a DistributedDataParallel its ``module``, in one process of the group.
     directory
         Where to write. An earlier checkpoint is replaced, missing folders are made.
     plan
-        The plan that it was made by, or its text: its table is written to read later.
+        The plan that the model was made by, or its text: the table is written, for people to read later.
     training_state
-        What goes with these weights: ``{"optimizer": optimizer.state_dict(), "epoch": 3}``. Tensors, numbers, strings
+        What belongs to these weights: ``{"optimizer": optimizer.state_dict(), "epoch": 3}``. Tensors, numbers, strings
         and containers of them, so that `load_training_state` can read it without running code of the file.
 
     Raises
@@ -81,32 +69,37 @@ def save_decomposed(
     ModelError, LayerError
         The model is wrapped, on the meta device, or has a decomposed layer that was changed.
     ConfigError
-        The directory holds something else than a checkpoint, or the training state cannot be read back.
+        The directory holds something other than a checkpoint, or the training state could not be read back;
+        `ConfigTypeError` where an argument is of the wrong type.
     CheckpointAccessError
-        It cannot be written.
+        The checkpoint cannot be written.
     """
     check_model(model)
     info = dump(entries_of_chains(chains_of(model)))
     state = model.state_dict()
-    on_meta = [key for key, value in state.items() if isinstance(value, torch.Tensor) and value.is_meta]
-    if on_meta:
-        raise ModelError(f"{on_meta[0]!r} is on the meta device and has no values: load the weights before saving them")
-    place = checked_place(directory)
+    if (on_meta := _first_on_meta(state)) is not None:
+        raise ModelError(f"{on_meta!r} is on the meta device and has no values: load the weights before saving them")
+    if not isinstance(plan, DecompositionPlan | str | None):
+        raise ConfigTypeError(f"plan must be a DecompositionPlan or its text, found {type(plan).__name__}")
+    if not isinstance(training_state, Mapping | None):
+        raise ConfigTypeError(f"training_state must be a dict, found {type(training_state).__name__}")
+    place = folder_to_write(directory, "directory", CheckpointAccessError)
     check_replaceable(place, _FILES)
-    about: dict[str, Any] = {"format": _FORMAT, "version": _VERSION, "versions": _versions()}
-    with swapped_in(place, about) as draft:
-        write_text(draft / _INFO, info)
-        about["tied"] = _write_weights(draft, state)
+    with new_folder(place, CheckpointAccessError, replaces=True) as draft:
+        _write_text(draft / _INFO, info)
+        tied = save_tensors(state, draft / _WEIGHTS)
         if plan is not None:
-            write_text(draft / _PLAN, f"{plan}\n")
+            _write_text(draft / _PLAN, f"{plan}\n")
         if training_state is not None:
-            _save_pickle(dict(training_state), draft / _TRAINING, "training_state")
+            save_content(training_state, draft / _TRAINING, "training_state")
+        write_manifest(draft, {"format": _FORMAT, "version": _VERSION, "versions": _versions(), "tied": tied})
 
 
 def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, list[str]]]:
     """Give a model the structure and the weights of a checkpoint, in place.
 
-    Files are held against their hashes, and structure and weights against the model, before anything is loaded.
+    Before anything is loaded the files are checked by their hashes, and structure and weights are compared with the
+    model.
 
     Parameters
     ----------
@@ -121,7 +114,7 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
         The model given, changed. Only where that is itself a `torch.nn.Conv2d` it is left alone, and a new module
         returned. It computes what the model that was saved did, bit for bit on the same kind of device.
     changes : dict
-        As of `decompose_network`.
+        See `decompose_network`.
 
     Raises
     ------
@@ -130,16 +123,22 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     CheckpointError
         It is damaged, or its weights are not of this model.
     InfoFileError, LayerError, ModelError
-        Its structure is not of this model. The model is as it was after any error.
+        Its structure is not of this model. After any error the model is as it was.
     MissingExtra
         The weights are in safetensors, which is not installed.
     """
     check_model(net)
     place, manifest = _verified(directory)
-    weights = _read_weights(place, manifest)
+    if (on_meta := _first_on_meta(net.state_dict())) is not None:
+        raise ModelError(
+            f"{on_meta!r} of the model is on the meta device: build it on the CPU, or use decompose_network with "
+            f"{place / _INFO} and load_state_dict(…, assign=True)"
+        )
+    (file,) = _WEIGHT_FILES & manifest["files"].keys()
+    weights = load_tensors(place / file, manifest["tied"], CheckpointError)
     with rebuilding(net, place / _INFO) as (model, changes):
-        _check_fits(model, weights, place)
-        with _values_kept(model):
+        check_fits(model, weights, place)
+        with values_kept(model):
             model.load_state_dict(weights)
         return model, changes
 
@@ -147,106 +146,48 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
 def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """What `save_decomposed` was given as training state; its tensors are on the CPU.
 
+    Parameters
+    ----------
+    directory
+        Written by `save_decomposed`.
+
     Raises
     ------
-    CheckpointAccessError, CheckpointError
-        As of `load_decomposed`, or the checkpoint has no training state.
+    CheckpointAccessError
+        There is no checkpoint, or it cannot be read.
+    CheckpointError
+        It is damaged, or has no training state.
     """
     place, manifest = _verified(directory)
     if _TRAINING not in manifest["files"]:
         raise CheckpointError(f"{place}: holds no training state: it was saved without training_state=…")
-    return _load_pickle(place / _TRAINING)
+    return load_content(place / _TRAINING, CheckpointError)
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-    """Whether there is a checkpoint in the directory, sound or not."""
-    return (readable_place(checked_place(directory)) / MANIFEST).is_file()
+    """Whether there is a checkpoint in a directory, intact or not.
 
-
-def _write_weights(draft: Path, state: Mapping[str, Any]) -> dict[str, str]:
-    """Write every tensor once. For the other names of tied ones, the name that they were written under."""
-    first: dict[tuple[Any, ...], str] = {}
-    storages: set[int] = set()
-    tied, weights = {}, {}
-    for key, value in state.items():
-        kept = first.setdefault(_identity(value), key)
-        if kept != key:
-            tied[key] = kept
-        else:
-            weights[key] = _with_own_storage(value, storages) if _plain(value) else value
-    if importlib.util.find_spec("safetensors") is not None and all(map(_plain, weights.values())):
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        try:
-            save_file(weights, draft / _SAFETENSORS, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-    else:
-        _save_pickle(weights, draft / _PICKLE, "the state dict")
-    return tied
-
-
-def _with_own_storage(value: torch.Tensor, storages: set[int]) -> torch.Tensor:
-    """The values on the host, in no storage of those: safetensors takes no views, and torch saves all behind one."""
-    host = value.detach().cpu().contiguous()
-    if host.untyped_storage().nbytes() != host.nbytes or host.untyped_storage().data_ptr() in storages:
-        host = host.clone()
-    storages.add(host.untyped_storage().data_ptr())
-    return host
-
-
-def _plain(value: object) -> bool:
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and not value.is_quantized
-        and value.dtype in _PLAIN
-    )
-
-
-def _identity(value: object) -> tuple[Any, ...]:
-    """The same for tensors that are one place in memory, seen alike."""
-    if not _plain(value) or not isinstance(value, torch.Tensor) or not value.numel():
-        return (id(value),)
-    return value.data_ptr(), value.device, value.dtype, value.shape, value.stride()
-
-
-def _save_pickle(content: dict[str, Any], path: Path, called: str) -> None:
-    """Save what can be loaded with weights_only, which runs no code of the file.
+    Parameters
+    ----------
+    directory
+        Where `save_decomposed` would have written it.
 
     Raises
     ------
     ConfigError
-        It could not be loaded so.
+        This is no path; `ConfigTypeError` where it is of the wrong type.
     """
-    expected = "expected tensors, numbers, strings, and lists and dicts of them"
-    try:
-        # On the host, so that it can be read where there is no such device.
-        torch.save(map_tensors(lambda tensor: tensor.detach().cpu(), content), path)
-    except RuntimeError as error:  # torch's writer says so of a full disk
-        raise OSError(str(error)) from error
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{called} cannot be saved ({error}): {expected}") from error
-    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    if unsafe:
-        raise ConfigError(
-            f"{called} holds objects of {listed(unsafe)}, which cannot be loaded without running code of the file: "
-            f"{expected}"
-        )
+    return (_found(directory) / MANIFEST).is_file()
 
 
-def _load_pickle(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
-    return content
+def _found(directory: str | os.PathLike[str]) -> Path:
+    """Where the files of a checkpoint are, if there are any."""
+    return current_folder(resolved(directory, "directory", "directory"))
 
 
-def _verified(directory: object) -> tuple[Path, dict[str, Any]]:
-    """Where the checkpoint is, and its manifest."""
-    place = readable_place(checked_place(directory))
+def _verified(directory: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """Where the checkpoint is, and its manifest; its files are whole, and those that a checkpoint has."""
+    place = _found(directory)
     manifest = read_manifest(place)
     path, files, tied = place / MANIFEST, manifest["files"].keys(), manifest.get("tied")
     if manifest.get("format") != _FORMAT:
@@ -255,77 +196,19 @@ def _verified(directory: object) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(
             f"{path}: expected version {_VERSION}, found {manifest.get('version')!r}: it was written by another release"
         )
-    if not {_INFO} < files <= _FILES or len(files & {_SAFETENSORS, _PICKLE}) != 1:
+    if not {_INFO} < files <= _FILES or len(files & _WEIGHT_FILES) != 1:
         raise CheckpointError(f"{path}: expected {_INFO} and one file of weights, found {listed(sorted(files))}")
     if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
         raise CheckpointError(f"{path}, tied: expected names by name, found {tied!r}")
     return place, manifest
 
 
-def _read_weights(place: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict, tied names included."""
-    if _PICKLE in manifest["files"]:
-        weights = _load_pickle(place / _PICKLE)
-    else:
-        try:
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise MissingExtra(
-                f"{place / _SAFETENSORS} needs safetensors: pip install 'amct_pytorch[safetensors]'"
-            ) from error
-        try:
-            weights = load_file(place / _SAFETENSORS)
-        except SafetensorError as error:
-            raise CheckpointError(f"{place / _SAFETENSORS}: cannot be loaded: {error}") from error
-    for key, kept in manifest["tied"].items():
-        if kept not in weights:
-            raise CheckpointError(f"{place / MANIFEST}: {key!r} is tied to {kept!r}, which the weights do not hold")
-        weights[key] = weights[kept]
-    return weights
+def _first_on_meta(state: Mapping[str, Any]) -> str | None:
+    return next((name for name, value in state.items() if isinstance(value, torch.Tensor) and value.is_meta), None)
 
 
-def _check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
-    """Whether each tensor of the model has its like among the weights, and no more."""
-    expected = model.state_dict()
-    only = {"model": expected.keys() - weights.keys(), "checkpoint": weights.keys() - expected.keys()}
-    for whose, keys in only.items():
-        if keys:
-            raise CheckpointError(
-                f"{place}: only the {whose} has {listed(sorted(keys))}: is this the checkpoint of another model?"
-            )
-    for key, value in expected.items():
-        found = weights[key]
-        if isinstance(value, torch.Tensor) and value.is_meta:
-            raise ModelError(
-                f"{key!r} of the model is on the meta device: build it on the CPU, or use decompose_network with "
-                f"{place / _INFO} and load_state_dict(…, assign=True)"
-            )
-        if _kind(value) != _kind(found):
-            raise CheckpointError(
-                f"{place}: {key!r}: expected {_kind(value)} as in the model, found {_kind(found)}: load it into a "
-                "model of the same configuration and dtype"
-            )
-
-
-def _kind(value: object) -> str:
-    if not isinstance(value, torch.Tensor):
-        return f"an object {type(value).__name__}"
-    return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
-
-
-@contextlib.contextmanager
-def _values_kept(model: nn.Module) -> Iterator[None]:
-    """Put every value back if the block fails."""
-    tensors = [value for value in model.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)]
-    values = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    except BaseException:
-        with torch.no_grad():
-            for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
-        raise
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── LayerError (ValueError)              named layers are not what the operation needs
     ├── InputsError (ValueError)             the model cannot be run on the given inputs
     ├── ConfigError (ValueError)             a setting is wrong
-    │   └── ConfigTypeError (TypeError)      a setting has the wrong type
+    │   └── ConfigTypeError (TypeError)      it is of the wrong type
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
@@ -29,9 +29,11 @@ import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+_NAMED = 3  # of a long list of names, the first few show what it is about
 
 
 class AmctError(Exception):
@@ -112,3 +114,9 @@ def warn_user(text: str) -> None:
     while frame.f_back and frame.f_code.co_filename.startswith((_PACKAGE, contextlib.__file__)):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, AmctWarning, stacklevel=level)
+
+
+def listed(names: Collection[str]) -> str:
+    """The first few of some names, and how many more there are, for a message."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, list(names)[:_NAMED])) + more

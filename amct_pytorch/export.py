@@ -1,4 +1,4 @@
-"""A model as one ONNX file, and the proof that it computes what PyTorch does."""
+"""Export a model as one ONNX file, and compare what onnxruntime computes with it to what PyTorch does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
 from ._deploy.onnx_file import ExportCheck, ExportReport, TensorInfo, on_host, require_extra, write_onnx
-from ._storage.drafts import checked_place, drafted
-from .errors import ConfigError, ExportAccessError
+from ._storage.atomic import new_file
+from ._storage.paths import file_to_write
+from .errors import ConfigError, ConfigTypeError, ExportAccessError
 
 __all__ = ["ExportCheck", "ExportReport", "TensorInfo", "export_onnx"]
 
@@ -25,57 +26,54 @@ def export_onnx(
     dynamic_image_size: bool | Sequence[tuple[int, int]] = False,
     opset: int = 18,
 ) -> ExportReport:
-    """Write a model as one ONNX file, and run it in onnxruntime against PyTorch.
+    """Write a model as one ONNX file, and compare its outputs in onnxruntime with those of PyTorch.
 
-    The file is of the model in eval mode, with weights and inputs in float32, whatever they are. It is in place
-    only when it is complete: after an error or an interrupt there is the old file or none.
+    The model is exported in eval mode, with weights and inputs converted to float32. The file is put into place only
+    when it is complete: after an error or an interrupt there is the earlier file, or none.
 
     Parameters
     ----------
     model
         A decomposed model, or any other; on any device.
     inputs
-        A tensor, a tuple of arguments, or a mapping of keywords. Floating-point tensors count as float32.
+        A tensor, a tuple of arguments, or a mapping of keywords. Floating-point tensors are converted to float32.
     path
-        Of the file; folders that are missing are made.
+        Where to write the file. One that is there is replaced, missing folders are made.
     dynamic_batch
-        Leave the number of samples open: of every input tensor that is as long as the first. It is checked at the
-        given number, 1, and 8, or at those that are listed.
+        Leave the number of samples open, in every input tensor whose first axis is as long as that of the first. It
+        is checked with the number of the inputs, 1, and 8, or with those that are listed.
     dynamic_image_size
-        Leave height and width open: of every (N, C, H, W) input of the first one's size. It is checked at the given
-        size and at twice that, or at the sizes that are listed as (height, width).
+        Leave height and width open, in every (N, C, H, W) input of the same height and width as the first. It is
+        checked with the size of the inputs and twice that, or with the listed sizes (height, width) in pixels.
     opset
         Version of the ONNX operators. ATC reads up to 18.
 
     Returns
     -------
     ExportReport
-        Model, inputs and random generators are as they were. Look at its ``ok``: a model that draws random numbers
-        in eval mode, say, cannot agree with itself.
+        What was written, and how far the outputs differ. Check its ``ok``, which is False where they differ too much,
+        as with a model that draws random numbers in eval mode. Model, inputs and random generators are as they were.
 
     Raises
     ------
     MissingExtra
         The extra ``export`` is not installed.
     ConfigError, ModelError
-        A setting is wrong, or this is no model.
+        A setting is wrong, of the wrong type with `ConfigTypeError`, or this is no model.
     InputsError, DeviceError
-        The model fails on the inputs, these hold NaN, or it cannot be copied to the host.
+        The model fails on the inputs, these hold NaN, or the model cannot be copied to the host.
     ExportError
-        ONNX does not have what the model does; the message names operator and layer.
+        ONNX has no operator for what the model does; the message names operator and layer.
     ExportAccessError
         The file cannot be written.
     """
     require_extra()
-    place = checked_place(path, "path")
-    if place.is_dir():
-        raise ExportAccessError(f"{path}: expected the path of a file to write, found a directory")
-    if not isinstance(opset, int) or isinstance(opset, bool) or opset < 1:
-        raise ConfigError(f"opset must be a positive integer, found {opset!r}")
+    place = file_to_write(path, "path", ExportAccessError)
+    is_whole = isinstance(opset, int) and not isinstance(opset, bool)
+    if not is_whole or opset < 1:
+        raise (ConfigError if is_whole else ConfigTypeError)(f"opset must be a positive integer, found {opset!r}")
     copied, given = on_host(model, inputs)
     dynamic = Dynamic(checked_batches(dynamic_batch, given), checked_image_sizes(dynamic_image_size, given))
-    with drafted(place) as folder:
-        draft = folder / place.name
+    with new_file(place, ExportAccessError) as draft:
         report = write_onnx(copied, given, draft, dynamic, opset=opset)
-        draft.replace(place)
     return dataclasses.replace(report, path=os.fspath(path))

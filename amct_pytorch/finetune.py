@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ._measure.pairing import Pair, pairs_of
-from .errors import ConfigError, InputsError, LayerError
-from .tensor_decompose.model.layers import check_model, chains_of
+from .errors import ConfigError, ConfigTypeError, InputsError, LayerError
+from .tensor_decompose.model.layers import chains_of, check_model
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -99,8 +99,11 @@ class Distillation:
         logits_of: Callable[[Any], Tensor] | None = None,
     ) -> None:
         for name, value in (("temperature", temperature), ("logits", logits), ("responses", responses)):
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise ConfigError(f"{name} must be a number from 0 on, found {value!r}")
+            is_number = isinstance(value, int | float)
+            if not is_number or not 0 <= value < float("inf"):
+                raise (ConfigError if is_number else ConfigTypeError)(
+                    f"{name} must be a number from 0 on, found {value!r}"
+                )
         if not temperature:
             raise ConfigError("temperature must be over 0, found 0")
         if not logits and not responses:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from amct_pytorch._deploy.ascend_tools import Timing
 from amct_pytorch.ascend import AscendReport, export_ascend
-from amct_pytorch.errors import AmctError, ConfigError, ExportAccessError, ExportError, InputsError, MissingExtra
+from amct_pytorch.errors import (
+    AmctError,
+    ConfigError,
+    ConfigTypeError,
+    ExportAccessError,
+    ExportError,
+    InputsError,
+    MissingExtra,
+)
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
 from .models import TwoConvs, image, snapshot
@@ -293,7 +301,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
         f"chip {name}": (ConfigError, f"{_EXAMPLES}, found {name!r}", _refuse(soc_versions=[name]))
         for name in ("910B3", "ascend910b3", "Ascend910B", "Ascend910", "Ascend910B3; rm -rf /", "Ascend910_93", "")
     },
-    "chip 3": (ConfigError, "found 3", _refuse(soc_versions=[3])),
+    "chip 3": (ConfigTypeError, r"a list of names such as .*, found \[3\]", _refuse(soc_versions=[3])),
     "one string": (ConfigError, r"a list of names such as \['Ascend910B3'\]", _refuse(soc_versions="Ascend910B3")),
     "no chip": (ConfigError, "soc_versions must be a list", _refuse(soc_versions=[])),
     "precision": (
@@ -328,7 +336,11 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     ),
     "not empty": (ExportAccessError, "found a directory with files in it", lambda place: _export(place)),
     "a file": (ExportAccessError, "found a file", lambda place: _export(place / "file")),
-    "below a file": (ExportAccessError, "Not a directory", lambda place: _export(place / "file" / "deploy")),
+    "below a file": (
+        ExportAccessError,
+        "file is no folder",
+        lambda place: _export(place / "file" / "deploy"),
+    ),
 }
 
 

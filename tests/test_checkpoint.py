@@ -377,13 +377,41 @@ def test_a_failure_at_any_step_leaves_one_whole_checkpoint(
     assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), new)
 
 
+@pytest.mark.parametrize(("holder", "failing"), [(os, "fsync"), (Path, "mkdir"), (Path, "rename")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_failure_at_any_step_leaves_no_new_folders(
+    holder: object, failing: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _ = auto_decomposition(TwoConvs())
+    place = tmp_path / "a" / "b" / "checkpoint"
+    for step in range(100):
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, failing, _failing_at(step, getattr(holder, failing), error))
+            try:
+                save_decomposed(net, place)
+                break
+            except (CheckpointAccessError, KeyboardInterrupt):
+                if has_checkpoint(place):  # an interrupt may come when all is done
+                    break
+        assert list(tmp_path.iterdir()) == []
+    assert step >= 1
+    assert [path.name for path in place.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_state_that_cannot_be_written_leaves_no_new_folders(tmp_path: Path) -> None:
+    net, _ = auto_decomposition(TwoConvs())
+    with pytest.raises(ConfigError, match="training_state holds objects of"):
+        save_decomposed(net, tmp_path / "a" / "b" / "c", training_state={"path": Path("a")})
+    assert list(tmp_path.iterdir()) == []
+
+
 def _failing_at(step: int, real: Callable[..., object], error: BaseException) -> Callable[..., object]:
     calls = iter(range(1000))
 
-    def fail(*arguments: object) -> object:
+    def fail(*arguments: object, **keywords: object) -> object:
         if next(calls) == step:
             raise error
-        return real(*arguments)
+        return real(*arguments, **keywords)
 
     return fail
 

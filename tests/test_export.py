@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import stat
 import subprocess
 import sys
 import warnings
@@ -225,8 +226,16 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     "NaN": (InputsError, "hold NaN", _export(inputs=image() * torch.nan)),
     "no values": (DeviceError, "cannot be moved", _export(TwoConvs().to("meta"))),
     "a folder": (ExportAccessError, "found a directory", _export(name=".")),
-    "below a file": (ExportAccessError, "cannot be written: .*Not a directory", _export(name="file/net.onnx")),
-    "no path": (ConfigError, "path must be a path, found ''", lambda _: export_onnx(TwoConvs(), image(), "")),
+    "below a file": (
+        ExportAccessError,
+        "cannot be written: .*file is no folder",
+        _export(name="file/net.onnx"),
+    ),
+    "no path": (
+        ConfigError,
+        "path must be the path .*, found ''",
+        lambda _: export_onnx(TwoConvs(), image(), ""),
+    ),
     "no opset": (ConfigError, "opset must be a positive integer, found '18'", _export(opset="18")),
     "old opset": (ExportError, "at opset 18, not at 15", _export(opset=15)),
     "no batches": (ConfigError, "dynamic_batch must be", _export(dynamic_batch=[0])),
@@ -265,6 +274,18 @@ def test_a_missing_package_names_the_extra(package: str, tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=rf"needs {package}, .*amct_pytorch\[export\]"):
         export_onnx(TwoConvs(), image(), tmp_path / "net.onnx")
+
+
+def test_the_file_goes_where_a_link_points_and_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "old.onnx").write_text("old")
+    (tmp_path / "old.onnx").chmod(0o640)
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "old.onnx")
+    export_onnx(conv(3, 4), torch.randn(1, 3, 8, 8), tmp_path / "link.onnx")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert (tmp_path / "old.onnx").read_bytes() != b"old"
+    assert stat.S_IMODE((tmp_path / "old.onnx").stat().st_mode) == 0o640
+    with pytest.raises(ExportAccessError, match="found a directory"):
+        export_onnx(conv(3, 4), torch.randn(1, 3, 8, 8), f"{tmp_path}/new/")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from amct_pytorch._storage.atomic import write_file
 from amct_pytorch.errors import MissingExtra
 
 COLUMNS = ("epoch", "loss", "task", "logits", "responses", "accuracy", "original", "learning_rate", "seconds")
@@ -18,12 +20,11 @@ NAME = "curves.csv"
 
 def write_csv(rows: Sequence[Mapping[str, float]], folder: Path) -> None:
     """Write the rows so far, in one step; what a row does not have is left empty."""
-    draft = folder / f".{NAME}.tmp"
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    draft.replace(folder / NAME)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file((folder / NAME).resolve(), text.getvalue(), OSError)
 
 
 def read_csv(folder: Path) -> list[dict[str, float]]:

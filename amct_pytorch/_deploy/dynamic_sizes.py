@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .._run.isolation import map_tensors
 from .._run.placement import batch_size_of, resized
-from ..errors import ConfigError
+from ..errors import ConfigError, ConfigTypeError
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,16 @@ def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ..
     now = batch_size_of(inputs)
     if now is None:
         raise ConfigError("dynamic_batch needs inputs with a first axis, found none")
-    batches = [now, 1, 8] if dynamic is True else list(dynamic) if isinstance(dynamic, Iterable) else []
-    if not batches or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in batches):
-        raise ConfigError(f"dynamic_batch must be True or a list of positive numbers of samples, found {dynamic!r}")
-    return tuple(dict.fromkeys(batches))
+    if dynamic is True:
+        return tuple(dict.fromkeys((now, 1, 8)))
+    are_whole = isinstance(dynamic, Collection) and all(
+        isinstance(size, int) and not isinstance(size, bool) for size in dynamic
+    )
+    if not are_whole or not dynamic or min(dynamic) < 1:
+        raise (ConfigError if are_whole else ConfigTypeError)(
+            f"dynamic_batch must be True or a list of positive numbers of samples, found {dynamic!r}"
+        )
+    return tuple(dict.fromkeys(dynamic))
 
 
 def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) -> tuple[tuple[int, int], ...] | None:
@@ -65,13 +71,14 @@ def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) 
         raise ConfigError("dynamic_image_size needs inputs of shape (N, C, H, W), found none")
     if dynamic is True:
         return now, (2 * now[0], 2 * now[1])
-    listed = dynamic if isinstance(dynamic, Iterable) else ()
-    sizes = [tuple(size) if isinstance(size, list | tuple) else (size,) for size in listed]
-    if not sizes or not all(
-        len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size) for size in sizes
-    ):
-        raise ConfigError(f"dynamic_image_size must be True or a list of (height, width), found {dynamic!r}")
-    return cast("tuple[tuple[int, int], ...]", tuple(dict.fromkeys(sizes)))
+    are_pairs = isinstance(dynamic, Collection) and all(
+        isinstance(size, list | tuple) and all(isinstance(side, int) for side in size) for size in dynamic
+    )
+    if not are_pairs or not dynamic or not all(len(size) == 2 and min(size) > 0 for size in dynamic):
+        raise (ConfigError if are_pairs else ConfigTypeError)(
+            f"dynamic_image_size must be True or a list of (height, width), found {dynamic!r}"
+        )
+    return tuple(dict.fromkeys((height, width) for height, width in dynamic))
 
 
 def image_size_of(inputs: Any) -> tuple[int, int] | None:

@@ -10,8 +10,8 @@ from torch import nn
 
 from ..errors import LayerError, ModelError
 from ..tensor_decompose.model.chain import DecomposedConv2d
-from ..tensor_decompose.model.layers import check_model
 from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
+from ..tensor_decompose.model.layers import check_model
 from ..tensor_decompose.model.spec import LayerSpec
 
 _KEEP_A_COPY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from .._report.units import name_of
 from ..backend import Backend, DeviceInfo, get_backend
-from ..errors import ConfigError, DeviceError, InputsError
+from ..errors import ConfigError, ConfigTypeError, DeviceError, InputsError
 from .isolation import map_tensors
 
 
@@ -24,7 +24,7 @@ def backend_of(backend: str | Backend) -> Backend:
         return backend
     if isinstance(backend, str):
         return get_backend(backend)
-    raise ConfigError(f"backend must be a name or a Backend, found {backend!r}")
+    raise ConfigTypeError(f"backend must be a name or a Backend, found {backend!r}")
 
 
 def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info: DeviceInfo) -> list[torch.dtype]:
@@ -38,8 +38,9 @@ def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info:
     if dtypes is None:
         floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
         dtypes = [next(floating, torch.float32)]
-    if isinstance(dtypes, torch.dtype) or not all(isinstance(dtype, torch.dtype) for dtype in dtypes) or not dtypes:
-        raise ConfigError(f"dtypes must be a list of torch.dtype, found {dtypes!r}")
+    are_types = isinstance(dtypes, Collection) and all(isinstance(dtype, torch.dtype) for dtype in dtypes)
+    if not are_types or not dtypes:
+        raise (ConfigError if are_types else ConfigTypeError)(f"dtypes must be a list of torch.dtype, found {dtypes!r}")
     for dtype in dtypes:
         if dtype not in info.dtypes:
             raise ConfigError(

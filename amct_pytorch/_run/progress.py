@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ..errors import ConfigError, MissingExtra
+from ..errors import ConfigTypeError, MissingExtra
 
 Report = Callable[[int, int, str], object]
 """Called with (done, total, name of the layer just done)."""
@@ -24,7 +24,7 @@ def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
 
     Raises
     ------
-    ConfigError
+    ConfigTypeError
         It is neither.
     MissingExtra
         A bar is asked for, and tqdm is not installed.
@@ -49,7 +49,7 @@ def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
 
             yield advance
     else:
-        raise ConfigError(f"progress must be True, False or a function of (done, total, name), found {progress!r}")
+        raise ConfigTypeError(f"progress must be True, False or a function of (done, total, name), found {progress!r}")
 
 
 class Steps:

@@ -1,1 +1,1 @@
-"""Files and folders that are written as a whole or not at all."""
+"""Paths that users name, and files and folders that are written as a whole or not at all."""

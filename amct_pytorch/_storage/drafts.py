@@ -1,4 +1,4 @@
-"""Make files and folders beside their place, so that what is there is complete or not there."""
+"""What files and folders that are written as a whole share: a draft beside their place, and its way to the disk."""
 
 from __future__ import annotations
 
@@ -9,47 +9,41 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ConfigError, ExportAccessError
-
-
-def checked_place(path: object, called: str) -> Path:
-    """The place that a path means, links followed.
-
-    Raises
-    ------
-    ConfigError
-        It is no path.
-    """
-    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ConfigError(f"{called} must be a path, found {path!r}")
-    return Path(os.path.realpath(text))
-
 
 @contextlib.contextmanager
 def drafted(place: Path) -> Iterator[Path]:
-    """A folder beside a place to make things in, which is gone afterwards, whatever happens.
+    """A hidden path beside a place, where the block makes a file or a folder and renames it to the place.
 
-    Folders above the place are made, and those of them that stay empty are gone too.
-
-    Raises
-    ------
-    ExportAccessError
-        Something in the block, or the folder itself, cannot be written.
+    Missing folders above the place are made. If the block fails, the draft and those of them that are empty are
+    removed; when it is left without an error there is nothing to remove, so nothing that could fail after the rename.
     """
-    made: list[Path] = []
-    draft = place.parent / f".{uuid.uuid4().hex}.tmp"
+    # Not by tempfile, whose files and folders only their owner may read.
+    draft = place.with_name(f".{uuid.uuid4().hex}.tmp")
+    missing = [folder for folder in place.parents if not folder.exists()]
     try:
-        for folder in reversed([folder for folder in (draft, *draft.parents) if not folder.exists()]):
-            made.append(folder)
-            folder.mkdir()
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)  # another process may be making the same
         yield draft
-    except OSError as error:
-        if isinstance(error, ExportAccessError):
-            raise
-        raise ExportAccessError(f"{place}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        for folder in reversed(made):
-            with contextlib.suppress(OSError):  # it holds what was made
+    except BaseException:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+        for folder in missing:  # from the inside out
+            with contextlib.suppress(OSError):  # it was not made yet, or holds what someone else has put there
                 folder.rmdir()
+        raise
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk itself, so that it outlives a power cut."""
+    # Windows flushes only what is open for writing; elsewhere a file may well be read-only.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk itself; where a folder cannot be opened, nothing is done."""
+    with contextlib.suppress(OSError):
+        sync_file(folder)

@@ -12,8 +12,15 @@ from torch import nn
 from .._run.process_group import Team, team
 from .._run.progress import Report, reporting
 from .._run.turns import one_at_a_time
-from .._storage.atomic import read_text
-from ..errors import ConfigTypeError, InfoFileError, LayerError, warn_user
+from .._storage.reading import read_text
+from ..errors import (
+    ConfigTypeError,
+    InfoFileAccessError,
+    InfoFileError,
+    InfoFileNotFound,
+    LayerError,
+    warn_user,
+)
 from .calibration.data import Calibration
 from .config import DecompositionConfig
 from .info_file.rebuild import rebuilt, untied
@@ -204,7 +211,14 @@ def rebuilding(
     """As `decompose_network`, and undone if the body of the with statement fails."""
     with one_at_a_time():
         found = survey(model)
-        content = read_text(decompose_info_path)
+        content = read_text(
+            decompose_info_path,
+            "decompose_info_path",
+            "decomposition information file",
+            error=InfoFileAccessError,
+            missing=InfoFileNotFound,
+            content=InfoFileError,
+        )
         try:
             entries = parse(content, _geometry(found))
             replacements = rebuilt(entries, found.layers, found.chains, slots(model))

@@ -9,8 +9,10 @@ from typing import cast
 from torch import nn
 
 from ..._run.process_group import Team
-from ..._storage.atomic import check_writable, sync_folder_of, write_text
-from ...errors import LayerError
+from ..._storage.atomic import write_file
+from ..._storage.drafts import sync_folder
+from ..._storage.paths import file_to_write
+from ...errors import InfoFileAccessError, LayerError
 from ..info_file.schema import dump, entries_of_chains
 from ..model.layers import Survey, slots
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
@@ -18,16 +20,16 @@ from .plan import DecompositionPlan, LayerPlan, fingerprint
 
 
 def checked_path(path: str | os.PathLike[str] | None, processes: Team) -> Path | None:
-    """Where the information file is to be written, checked by the process that will write it; None for nowhere.
+    """Where the information file is to be written, in the process that will write it; None in others, and for nowhere.
 
     Raises
     ------
     ConfigTypeError, InfoFileAccessError
         It is no path, or cannot be written to.
     """
-    if path is None:
+    if path is None or processes.rank != 0:
         return None
-    return check_writable(path) if processes.rank == 0 else Path(os.fspath(path))
+    return file_to_write(path, "decompose_info_path", InfoFileAccessError)
 
 
 def apply_plan(
@@ -47,15 +49,15 @@ def apply_plan(
         Those that apply the plan together.
     """
     replacements = _replacements(plan, found)
-    text = None if place is None else _info_file(plan, found)
+    text = "" if place is None else _info_file(plan, found)
     with replaced(found.model, replacements) as result:
         # Every process agrees before the first file is written, and none stays changed if that fails.
         processes.gather(None)
-        if place is not None and text is not None and processes.rank == 0:
-            write_text(place, text)
+        if place is not None:
+            write_file(place, text, InfoFileAccessError, sync_name=False)
         processes.gather(None)
-    if place is not None and processes.rank == 0:
-        sync_folder_of(place)
+    if place is not None:
+        sync_folder(place.parent)
     return result
 
 

@@ -1,0 +1,195 @@
+"""Tensors in files that are read without running code of theirs: in safetensors, or in torch's weights-only format."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map_only
+
+from ..errors import ConfigError, MissingExtra, listed
+
+SAFETENSORS, TORCH = ".safetensors", ".pt"
+"""Suffixes of the two formats."""
+
+# What every release of safetensors can hold.
+_PORTABLE = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
+    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+)
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Write named tensors, each once.
+
+    Parameters
+    ----------
+    tensors
+        Tensors on any device by name, as in a state dict; objects that a state dict has besides go with them.
+    path
+        Of the file, without the suffix that says its format. It is ``.safetensors`` where that is installed and can
+        hold all of them, else ``.pt``.
+
+    Returns
+    -------
+    dict
+        Of tensors under several names, every name but the first → the first, under which it is in the file.
+
+    Raises
+    ------
+    ConfigError
+        An object cannot be read back without running code of the file.
+    OSError
+        The file cannot be written.
+    """
+    first_name: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
+    tied, once = {}, {}
+    for name, value in tensors.items():
+        first = first_name.setdefault(_identity(value), name)
+        if first != name:
+            tied[name] = first
+        else:
+            once[name] = _with_own_storage(value, storages) if _is_portable(value) else value
+    if importlib.util.find_spec("safetensors") is None or not all(map(_is_portable, once.values())):
+        save_content(once, path.with_name(path.name + TORCH), "the state dict")
+        return tied
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(once, path.with_name(path.name + SAFETENSORS), metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    return tied
+
+
+def load_tensors(path: Path, tied: Mapping[str, str], error: type[ValueError]) -> dict[str, Any]:
+    """The tensors of a file, on the CPU.
+
+    Parameters
+    ----------
+    path
+        Of the file, its suffix that of its format.
+    tied
+        From `save_tensors`; these names are tied again.
+    error
+        What to raise where the file has other content.
+
+    Raises
+    ------
+    MissingExtra
+        The file is in safetensors, which is not installed.
+    """
+    tensors = _load_safetensors(path, error) if path.suffix == SAFETENSORS else load_content(path, error)
+    for name, first in tied.items():
+        if first not in tensors:
+            raise error(f"{path}: {name!r} is tied to {first!r}, which the file does not hold")
+        tensors[name] = tensors[first]
+    return tensors
+
+
+def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
+    """Write tensors, numbers, strings, and containers of them, in torch's weights-only format.
+
+    Parameters
+    ----------
+    content
+        Its tensors may be on any device; in the file they are on the CPU, so that it can be read where there is no
+        such device.
+    path
+        Of the file.
+    called
+        What the content is, for the message.
+
+    Raises
+    ------
+    ConfigError
+        It has something else, which cannot be read back without running code of the file.
+    OSError
+        The file cannot be written.
+    """
+    expected = "expected tensors, numbers, strings, and lists and dicts of them"
+    try:
+        # Given a path, torch writes its name into the file: the same content would not give the same file.
+        with path.open("wb") as file:
+            torch.save(tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), dict(content)), file)
+    except RuntimeError as error:  # what torch's writer raises when the disk is full
+        raise OSError(str(error)) from error
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{called} cannot be saved ({error}): {expected}") from error
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    if unsafe:
+        raise ConfigError(
+            f"{called} holds objects of {listed(unsafe)}, which cannot be loaded without running code of the file: "
+            f"{expected}"
+        )
+
+
+def load_content(path: Path, error: type[ValueError]) -> dict[str, Any]:
+    """What `save_content` wrote; its tensors are on the CPU.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    error
+        What to raise where the file has other content.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as failure:  # of whatever type, where a file is of another kind
+        raise error(f"{path}: cannot be loaded ({type(failure).__name__}: {failure})") from failure
+    if not isinstance(content, dict):
+        raise error(f"{path}: expected a dict, found {type(content).__name__}")
+    return content
+
+
+def _load_safetensors(path: Path, error: type[ValueError]) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as failure:
+        raise MissingExtra(f"{path} needs safetensors: pip install 'amct_pytorch[safetensors]'") from failure
+    try:
+        return dict(load_file(path))
+    except SafetensorError as failure:
+        raise error(f"{path}: cannot be loaded: {failure}") from failure
+
+
+def _with_own_storage(value: torch.Tensor, storages: set[int]) -> torch.Tensor:
+    """The values on the CPU, in a storage of their own: safetensors takes no views, and torch saves all behind one.
+
+    Parameters
+    ----------
+    value
+        Any tensor.
+    storages
+        Addresses of the storages that are taken; that of the result is added.
+    """
+    host = value.detach().cpu().contiguous()
+    if host.untyped_storage().nbytes() != host.nbytes or host.untyped_storage().data_ptr() in storages:
+        host = host.clone()
+    storages.add(host.untyped_storage().data_ptr())
+    return host
+
+
+def _is_portable(value: object) -> bool:
+    """Whether safetensors can hold it: a dense tensor of numbers as every release knows them."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.dtype in _PORTABLE
+    )
+
+
+def _identity(value: object) -> tuple[Any, ...]:
+    """The same for tensors that are the same view of the same memory."""
+    if not _is_portable(value) or not isinstance(value, torch.Tensor) or not value.numel():
+        return (id(value),)
+    return value.data_ptr(), value.device, value.dtype, value.shape, value.stride()
