@@ -251,7 +251,7 @@ class MethodConformance:
         method = self._made()
         for layer, ranks in self._splits():
             shapes = [stage.weight_shape for stage in method.stages(layer, ranks)]
-            found = method.ranks_of(shapes)
+            found = method.ranks_of(layer, shapes)
             _check(tuple(found) == tuple(ranks), f"{layer}: ranks_of({shapes}) is {found} where the ranks are {ranks}")
 
     def test_a_model_is_rebuilt_bit_for_bit(self) -> None:

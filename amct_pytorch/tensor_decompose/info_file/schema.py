@@ -195,8 +195,8 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
     if added_bias and layer.bias:
         _fail(f"{where}, added_bias", "false, as the model's layer has a bias of its own", added_bias)
     shapes = _shapes(item, where, method.stage_names, 2 + layer.axes)
-    ranks, full = method.ranks_of(shapes), method.full_ranks(layer)
-    if any(rank > most for rank, most in zip(ranks, full, strict=True)):
+    ranks, full = method.ranks_of(layer, shapes), method.full_ranks(layer)
+    if any(not 1 <= rank <= most for rank, most in zip(ranks, full, strict=True)):
         _fail(f"{where}, decom_nodes", f"a rank of {_numbers(full)} at most", _numbers(ranks))
     entry = Entry(name, split_of(method, layer, ranks, added_bias=added_bias))
     for node, stage, shape in zip(method.stage_names, entry.split.stages, shapes, strict=True):

@@ -96,8 +96,8 @@ class Method(abc.ABC):
             cut to those that these ranks take.
         """
 
-    def ranks_of(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-        """The ranks that a file means, from the shapes of the stages' weights.
+    def ranks_of(self, layer: LayerSpec, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """The ranks that a file means, from the shapes of the stages' weights, which need not be right.
 
         By default the channels between the stages, a rank each.
         """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..._run.isolation import input_shapes
 from ..._run.process_group import Team
 from ..._run.progress import Report
-from ...errors import LayerError, listed
+from ...errors import LayerError
 from ..calibration.data import Calibration
 from ..calibration.evaluation import Candidates, Outcome, judge
 from ..calibration.layer_fit import Fitted, chains_for
@@ -139,13 +139,13 @@ def _check_weights(groups: Sequence[WeightGroup]) -> None:
     absent = [group.name for group in groups if group.modules[0].weight.is_meta]
     if absent:
         raise LayerError(
-            f"there are no weights to decompose: {listed(absent)} on the meta device; load the weights first "
+            f"there are no weights to decompose: {_all(absent)} on the meta device; load the weights first "
             "(to rebuild a decomposed model and load its weights afterwards, use decompose_network)"
         )
     broken = [group.name for group in groups if not is_finite(host_weight(group.modules[0]))]
     if broken:
         raise LayerError(
-            f"expected finite weights, found NaN or infinity in {listed(broken)}: mend the weights, "
+            f"expected finite weights, found NaN or infinity in {_all(broken)}: mend the weights, "
             "or leave the layers out with DecompositionConfig(layers={name: False})"
         )
 
@@ -271,3 +271,7 @@ def _with_macs(plan: LayerPlan, shapes: Shapes | None) -> LayerPlan:
 
 def _is_lazy(parameter: nn.Parameter) -> bool:
     return isinstance(parameter, nn.parameter.UninitializedParameter)
+
+
+def _all(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
