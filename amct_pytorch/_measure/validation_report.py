@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .._report.table import format_table
-from .._report.units import name_of, save_json, settings_line
+from .._report.json_file import save_json
+from .._report.report import Report
+from .._report.table import Column, Table
+from .._report.units import name_of, settings_line
 from ..backend import DeviceInfo, Tolerance
 
 
@@ -75,7 +77,7 @@ class DtypeValidation:
 
 
 @dataclass(frozen=True)
-class ValidationReport:
+class ValidationReport(Report):
     """What `validate` found; prints as tables.
 
     Attributes
@@ -97,22 +99,41 @@ class ValidationReport:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON.
 
+        Parameters
+        ----------
+        path
+            Of the file; folders that are missing are made.
+
         Raises
         ------
-        OSError
-            The file cannot be written.
+        ConfigError
+            The path is none.
+        ReportAccessError
+            The file cannot be written. After an error there is the old file or none.
         """
         save_json(self, "validation", path)
 
-    def __str__(self) -> str:
-        title = f"Validation on {self.device.name} ({self.device.family}), {settings_line(dict(self.device.versions))}"
-        return "\n\n".join([title, *map(_run_as_text, self.runs)])
+    def tables(self) -> list[Table]:
+        """The device, then a table for each floating-point type with a row for each layer."""
+        device = self.device
+        title = Table(f"Validation on {device.name} ({device.family}), {settings_line(dict(device.versions))}")
+        return [title, *map(_table, self.runs)]
 
 
-def _run_as_text(run: DtypeValidation) -> str:
-    header = ["layer", "row", "rank", "device error", "at one place", "response error", "verdict"]
+_COLUMNS = (
+    Column("layer", "name"),
+    Column("chain", priority=0),
+    Column("rank", "number", priority=1),
+    Column("device error", "number", priority=4),
+    Column("at one place", "number", priority=2),
+    Column("response error", "number", priority=3),
+    Column("verdict", "prose", priority=5),
+)
+
+
+def _table(run: DtypeValidation) -> Table:
     rows = [
-        [
+        (
             layer.name or "(the model)",
             layer.mode,
             str(layer.rank),
@@ -120,23 +141,21 @@ def _run_as_text(run: DtypeValidation) -> str:
             f"{layer.device_worst:.1e}",
             f"{layer.response_error:.3f}",
             layer.verdict,
-        ]
+        )
         for layer in run.layers
     ]
-    table = format_table(header, rows, right=header[2:6])
-    lines = [
+    title = (
         f"{name_of(run.dtype)}: device errors up to {run.tolerance.norm:.1e} ({run.tolerance.worst:.1e} at one place) "
-        f"pass as rounding; {settings_line(run.settings)}",
-        table,
-        _outputs_as_text(run),
-    ]
+        f"pass as rounding; {settings_line(run.settings)}"
+    )
+    notes = [_outputs(run)]
     if run.fallbacks:
-        lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
-    return "\n".join(lines)
+        notes.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+    return Table(title, _COLUMNS, tuple(rows), tuple(notes))
 
 
-def _outputs_as_text(run: DtypeValidation) -> str:
+def _outputs(run: DtypeValidation) -> str:
     if run.output_error is None:
         return "Outputs: no floating-point tensors of the same shapes to compare."
     agreement = "" if run.top1_agreement is None else f", top-1 agreement {run.top1_agreement:.2%}"
-    return f"Outputs: relative error {run.output_error:.3f} against the original{agreement}."
+    return f"Outputs: relative error {run.output_error:.3f} compared with the original{agreement}."

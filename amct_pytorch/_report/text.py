@@ -11,9 +11,7 @@ from collections.abc import Collection, Sequence
 from ..errors import ConfigError
 from .table import Column, Table
 
-LEAST_WIDTH = 20
-"""The narrowest text, in characters: less has no room for the first column of a table and its heading."""
-
+_LEAST_WIDTH = 20  # has room for the first column of a table, cut as far as can still be read
 _GAP = "  "
 _ELLIPSIS = "…"
 _SHORTEST = 20  # characters to which a name or prose is cut before a column is left out
@@ -40,9 +38,9 @@ def as_text(tables: Sequence[Table], width: int | None = None) -> str:
         The width is no whole number, or below 20.
     """
     if width is None:
-        width = max(shutil.get_terminal_size().columns, LEAST_WIDTH)
-    if isinstance(width, bool) or not isinstance(width, int) or width < LEAST_WIDTH:
-        raise ConfigError(f"width: expected a whole number of {LEAST_WIDTH} or more, found {width!r}")
+        width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH)
+    if isinstance(width, bool) or not isinstance(width, int) or width < _LEAST_WIDTH:
+        raise ConfigError(f"width: expected a whole number of {_LEAST_WIDTH} or more, found {width!r}")
     return "\n\n".join("\n".join(_lines(table, width)) for table in tables)
 
 
@@ -81,8 +79,9 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> di
         else:
             del shown[number]
     shown[0] = min(shown[0], width)
-    for number in shown.keys() & names:
-        shown[number] = min(natural[number], shown[number] + width - _total(shown.values()))
+    for number in names:
+        if number in shown:
+            shown[number] = min(natural[number], shown[number] + width - _total(shown.values()))
     return shown
 
 
