@@ -35,7 +35,7 @@ def read_csv(folder: Path) -> list[dict[str, float]]:
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Draw test error and loss against the epoch, a line a run.
+    """Draw test error and loss by epoch, a line for each run.
 
     Raises
     ------

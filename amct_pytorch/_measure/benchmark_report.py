@@ -29,7 +29,7 @@ class LayerBenchmark:
     conv
         Its geometry, in words.
     mode, rank
-        Kernel sizes in the row, and the channels between them.
+        Kernel sizes in the chain that replaces it, and the channels between them.
     calls
         How often it runs in a forward pass; the times are those of all its calls.
     parameters, parameters_after
@@ -37,7 +37,7 @@ class LayerBenchmark:
     macs, macs_after
         Multiply-accumulates in a forward pass.
     comparison
-        Times of original and row, and the speed-up; None for a layer that did not run.
+        Times of the original layer and of the chain, and the speed-up; None for a layer that did not run.
     """
 
     name: str
@@ -53,7 +53,7 @@ class LayerBenchmark:
 
     @property
     def verdict(self) -> str:
-        """Whether the row is "faster", "slower", or "no difference seen"; "did not run"."""
+        """Whether the chain is "faster", "slower", or "no difference seen"; "did not run"."""
         return self.comparison.speed_up.verdict if self.comparison else "did not run"
 
 
@@ -68,7 +68,7 @@ class BenchmarkRun:
     batch_size
         Samples in a forward pass; None for inputs without any.
     compiled
-        Whether both models, and each layer, were compiled.
+        Whether both models, and each of their layers, were compiled.
     settings
         Of the process while it was measured.
     layers
@@ -108,7 +108,7 @@ class BenchmarkReport(Report):
     device
         Where it ran.
     runs
-        One `BenchmarkRun` a type, batch size, and way to run it.
+        One `BenchmarkRun` for each type and batch size, eager and compiled apart.
     """
 
     device: DeviceInfo

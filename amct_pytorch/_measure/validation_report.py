@@ -23,13 +23,14 @@ class LayerValidation:
     name
         The first name of the layer.
     mode, rank
-        Kernel sizes in the row, and the channels between them.
+        Kernel sizes in the chain that replaces it, and the channels between them.
     calls
         How often it ran.
     device_error, device_worst
-        Of the row on the device against the same in float64 on the host: ‖y − r‖ / ‖r‖, and max|y − r| / max|r|.
+        Of the chain on the device, compared with the same in float64 on the host: ‖y − r‖ / ‖r‖, and
+        max|y − r| / max|r|.
     response_error
-        Of the row against the original layer, both on the device: ‖y − r‖ / ‖r‖.
+        Of the chain compared with the original layer, both on the device: ‖y − r‖ / ‖r‖.
     verdict
         "right", "wrong: …", or "did not run".
     """
@@ -59,8 +60,8 @@ class DtypeValidation:
     layers
         One `LayerValidation` for every decomposed layer.
     output_error
-        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model against those of the original; None where they hold no
-        floating-point tensors, or such of other shapes, as a detector's that depend on what it finds.
+        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model compared with those of the original; None where they
+        have no floating-point tensors, or where shapes differ, as a detector's do with what it finds.
     top1_agreement
         Share of samples for which the two have the same largest output; None where these are no (N, classes) scores.
     fallbacks
@@ -85,7 +86,7 @@ class ValidationReport(Report):
     device
         Where it ran.
     runs
-        One `DtypeValidation` a floating-point type.
+        One `DtypeValidation` for each floating-point type.
     """
 
     device: DeviceInfo
