@@ -19,8 +19,11 @@ from ._deploy import ascend_compare
 from ._deploy.ascend_files import Network, Target, atc_script, readme, run_script, target_of
 from ._deploy.ascend_tools import Conversion, Timing, convert, time_compiled
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
-from ._deploy.onnx_file import ExportReport, on_host, outputs_of, require_extra, write_onnx
-from ._report.units import save_json
+from ._deploy.export_report import ExportReport
+from ._deploy.onnx_file import on_host, outputs_of, require_extra, write_onnx
+from ._report.json_file import save_json
+from ._report.report import Report
+from ._report.table import Table
 from ._run.placement import batch_size_of
 from ._storage.folders import new_folder
 from ._storage.paths import access_errors, folder_to_write
@@ -31,7 +34,7 @@ PRECISIONS = ("fp16", "origin", "mixed_float16", "mixed_bfloat16", "cube_fp16in_
 
 
 @dataclass(frozen=True)
-class AscendReport:
+class AscendReport(Report):
     """What `export_ascend` wrote, and what of it could be tried here.
 
     Attributes
@@ -67,20 +70,28 @@ class AscendReport:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, as it is in the directory too.
 
+        Parameters
+        ----------
+        path
+            Of the file; folders that are missing are made.
+
         Raises
         ------
-        OSError
-            The file cannot be written.
+        ConfigError
+            The path is none.
+        ReportAccessError
+            The file cannot be written. After an error there is the old file or none.
         """
         save_json(self, "ascend", path)
 
-    def __str__(self) -> str:
-        lines = [str(report) for report in (self.model, self.original) if report]
-        lines += map(str, (*self.conversions, *self.timings))
+    def tables(self) -> list[Table]:
+        """The tables of what was exported, then a line for each thing that was run here, or is to be run there."""
+        exported = [table for report in (self.model, self.original) if report for table in report.tables()]
+        lines = list(map(str, (*self.conversions, *self.timings)))
         if not self.conversions:
             lines.append("atc is not on the PATH: compile with the scripts where CANN is installed")
         lines.append(f"What to run on the device is in {Path(self.directory) / 'README.md'}.")
-        return "\n\n".join(lines)
+        return exported + [Table(notes=(line,)) for line in lines]
 
 
 def export_ascend(

@@ -18,6 +18,7 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── DeviceError (RuntimeError)           the device cannot do what is asked of it
     ├── ExportError (RuntimeError)           the model cannot be exported
     ├── ExportAccessError (OSError)          what was exported cannot be written
+    ├── ReportAccessError (OSError)          a report cannot be written
     └── RankFailed (RuntimeError)            another process of the group failed, or is gone
 
     AmctWarning (UserWarning)                worth knowing, but the result is right
@@ -98,6 +99,10 @@ class ExportError(AmctError, RuntimeError):
 
 class ExportAccessError(AmctError, OSError):
     """What was exported cannot be written where it was asked for."""
+
+
+class ReportAccessError(AmctError, OSError):
+    """A report, or a picture of it, cannot be written where it was asked for."""
 
 
 class RankFailed(AmctError, RuntimeError):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
-from ._deploy.onnx_file import ExportCheck, ExportReport, TensorInfo, on_host, require_extra, write_onnx
+from ._deploy.export_report import ExportCheck, ExportReport, TensorInfo
+from ._deploy.onnx_file import on_host, require_extra, write_onnx
 from ._storage.atomic import new_file
 from ._storage.paths import file_to_write
 from .errors import ConfigError, ConfigTypeError, ExportAccessError

@@ -188,6 +188,7 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "RankFailed": RuntimeError,
         "ExportError": RuntimeError,
         "ExportAccessError": OSError,
+        "ReportAccessError": OSError,
     }
     kinds = {
         name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AmctError)

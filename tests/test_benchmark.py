@@ -268,7 +268,7 @@ def test_out_of_memory_halves_the_batch_and_says_so() -> None:
     assert len(told) == 2
     assert [run.batch_size for run in report.runs] == [2, 4]
     assert report.runs[0].notes == ()
-    assert "A batch of 16 does not fit into the memory of cpu in float32." in str(report)
+    assert "A batch of 16 does not fit into the memory of cpu in float32." in report.text(width=400)
     assert backend.released == 4
 
 
@@ -305,7 +305,7 @@ def test_an_interrupted_benchmark_leaves_everything_as_it_was() -> None:
 
 def test_the_report_prints_and_is_saved_with_every_time(tmp_path: Path) -> None:
     report = benchmark(*_pair(), image(), FakeClock())
-    text = str(report)
+    text = report.text(width=400)
     for word in (
         "Benchmark on",
         "float32, batch 2, eager",

@@ -56,7 +56,9 @@ class TestGroupedSplit(MethodConformance):
 def config_of(method: Method, **settings: Any) -> DecompositionConfig:
     register_method(method)
     return DecompositionConfig(
-        method=method.name, rule="any", **{"rank": RatioRank(0.5), "rank_multiple": 1, "require_gain": False, **settings}
+        method=method.name,
+        rule="any",
+        **{"rank": RatioRank(0.5), "rank_multiple": 1, "require_gain": False, **settings},
     )
 
 

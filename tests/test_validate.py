@@ -84,7 +84,7 @@ def test_a_device_that_is_wrong_is_told() -> None:
 
     report = validate(*_pair(), image(), TooProud())
     assert not report.ok
-    assert "wrong: error" in str(report)
+    assert "wrong: error" in report.text(width=400)
     assert report.runs[0].layers[0].verdict.endswith("expected at most 1.0e-09")
 
 
@@ -144,7 +144,7 @@ def test_outputs_that_are_no_scores_have_no_agreement() -> None:
 
 def test_the_report_prints_and_is_saved_whole(tmp_path: Path) -> None:
     report = validate(*_pair(), image(), dtypes=[torch.float32, torch.bfloat16])
-    text = str(report)
+    text = report.text(width=400)
     for word in ("Validation on", "float32: device errors up to", "bfloat16", "conv1", "top-1 agreement", "threads 1"):
         assert word in text
     report.save(tmp_path / "report.json")

@@ -24,8 +24,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from amct_pytorch._report.table import format_table
-from amct_pytorch.errors import MissingExtra
+from amct_pytorch._report.figure import Axis, Figure, Level, Series
+from amct_pytorch._report.picture import save_picture
+from amct_pytorch._report.table import Column, Table
+from amct_pytorch._report.text import as_text
 from amct_pytorch.tensor_decompose import (
     Calibration,
     DecompositionConfig,
@@ -42,6 +44,7 @@ from data import accuracy, load_digits_tensors  # noqa: E402  # found through th
 from net import load_pretrained  # noqa: E402
 
 RATIOS = (0.25, 0.15, 0.1, 0.08, 0.06, 0.055, 0.05, 0.045, 0.04, 0.03, 0.02)
+TICKS = (0.25, 0.15, 0.1, 0.06, 0.045, 0.03, 0.02)  # ratios whose MACs are written below the picture
 WAYS = ("plain", "whiten", "refit", "reconstruct")
 IMAGES = 256
 COST_SIDES = ("forward", "plain", "whiten")
@@ -81,48 +84,31 @@ def compare(ratios: list[float], seed: int) -> tuple[Point, list[Point]]:
     return original, points
 
 
-def table(original: Point, points: list[Point]) -> str:
+def table(original: Point, points: list[Point]) -> Table:
     """The accuracies, and beside each the share of the plain split's loss that it recovers."""
-    header = ["ranks", "MACs", *WAYS]
-    rows = [["full", f"{original.macs:,}", f"{original.percent['original']:.2f}", "", "", ""]]
+    rows = [("full", f"{original.macs:,}", f"{original.percent['original']:.2f}", *[""] * len(WAYS[1:]))]
     for point in points:
         loss = original.percent["original"] - point.percent["plain"]
         cells = [f"{point.percent['plain']:.2f}"]
         for way in WAYS[1:]:
             recovered = (point.percent[way] - point.percent["plain"]) / loss if loss > 0 else 1.0
             cells.append(f"{point.percent[way]:.2f} ({recovered:.0%})")
-        rows.append([f"{point.ratio:g}", f"{point.macs:,}", *cells])
-    return format_table(header, rows, right=header)
+        rows.append((f"{point.ratio:g}", f"{point.macs:,}", *cells))
+    return Table("", tuple(Column(heading, "number") for heading in ("ranks", "MACs", *WAYS)), tuple(rows))
 
 
-def draw(original: Point, points: list[Point], path: Path) -> None:
-    """Accuracy against MACs, as a picture."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise MissingExtra("the picture needs matplotlib: pip install 'amct_pytorch[report]'") from error
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+def figure(original: Point, points: list[Point]) -> Figure:
+    """Accuracy against MACs."""
+    macs = {point.ratio: point.macs / original.macs for point in points}
+    ticks = tuple((macs[ratio], f"{macs[ratio]:.1%}") for ratio in macs if ratio in TICKS)
     base = original.percent["original"]
-    axes.axhline(base, color="0.6", linestyle="--", linewidth=1, label=f"original, {base:.2f} %")
-    for way, colour, marker in zip(WAYS, ("0.35", "#e69f00", "#0072b2", "#009e73"), "xs^o", strict=True):
-        macs = [point.macs / original.macs for point in points]
-        axes.plot(macs, [point.percent[way] for point in points], color=colour, marker=marker, label=way)
-    axes.set_xscale("log")
-    ticks = [
-        point.macs / original.macs for point in points if point.ratio in (0.25, 0.15, 0.1, 0.06, 0.045, 0.03, 0.02)
-    ]
-    axes.set_xticks(ticks, [f"{tick:.1%}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("MACs of the convolutions, relative to the original")
-    axes.set_ylabel("accuracy on test images, %")
-    axes.set_title("Digits network, decomposed, not fine-tuned")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return Figure(
+        Axis("MACs of the convolutions, relative to the original", scale="log", ticks=ticks),
+        Axis("accuracy on test images, %"),
+        tuple(Series(way, tuple((macs[point.ratio], point.percent[way]) for point in points)) for way in WAYS),
+        (Level(f"original, {base:.2f} %", base),),
+        "Digits network, decomposed, not fine-tuned",
+    )
 
 
 def stack() -> nn.Sequential:
@@ -165,7 +151,7 @@ def cost_here(way: str, batch: int) -> None:
     print(json.dumps([*taken, own_peak() / 2**30]))
 
 
-def cost(runs: int, batch: int) -> str:
+def cost(runs: int, batch: int) -> Table:
     """Seconds and memory of a forward over 64 images, of the plain decomposition, and of whiten, in turns."""
     found: dict[str, list[list[float]]] = {way: [] for way in COST_SIDES}
     for run in range(runs):
@@ -175,20 +161,21 @@ def cost(runs: int, batch: int) -> str:
             found[way].append(json.loads(done.stdout))
         print(f"{run + 1} of {runs}", file=sys.stderr, flush=True)
     rows = [
-        [way, *(f"{statistics.median(item[index] for item in found[way]):.2f}" for index in range(3))]
+        (way, *(f"{statistics.median(item[index] for item in found[way]):.2f}" for index in range(3)))
         for way in COST_SIDES
     ]
-    lines = [format_table(["run", "s", "CPU s", "GiB"], rows, right=("s", "CPU s", "GiB")), ""]
+    notes = []
     for index, what in enumerate(("time", "CPU time, which other work on the machine disturbs less")):
         ratios = [
             (whiten[index] - plain[index]) / forward[index]
             for forward, plain, whiten in zip(found["forward"], found["plain"], found["whiten"], strict=True)
         ]
-        lines.append(
+        notes.append(
             f"whiten less plain, over a forward: {statistics.median(ratios):.2f} in {what} "
             f"({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
         )
-    return "\n".join(lines)
+    columns = (Column("run"), Column("s", "number"), Column("CPU s", "number"), Column("GiB", "number"))
+    return Table("", columns, tuple(rows), tuple(notes))
 
 
 def main() -> None:
@@ -206,14 +193,14 @@ def main() -> None:
         cost_here(arguments.side, arguments.batch)
         return
     if arguments.cost:
-        print(cost(arguments.runs, arguments.batch))
+        print(as_text([cost(arguments.runs, arguments.batch)], width=200))
         return
     # One thread fixes the order of summation, hence the figures, whatever the number of cores.
     torch.set_num_threads(1)
     original, points = compare(arguments.ratios, arguments.seed)
-    print(table(original, points))
+    print(as_text([table(original, points)], width=200))
     if arguments.picture:
-        draw(original, points, arguments.picture)
+        save_picture([figure(original, points)], arguments.picture)
 
 
 if __name__ == "__main__":

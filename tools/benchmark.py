@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from amct_pytorch._report.table import format_table
+from amct_pytorch._report.table import Column, Table
+from amct_pytorch._report.text import as_text
 from amct_pytorch._report.units import in_ms, name_of
 from amct_pytorch.backend import Backend, BackendStatus, get_backend, list_backends
 from amct_pytorch.benchmark import BenchmarkReport, BenchmarkRun, benchmark
@@ -68,11 +69,25 @@ def measure(name: str, backend: Backend, arguments: argparse.Namespace) -> tuple
     return checked, timed
 
 
-def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> list[str]:
+COLUMNS = (
+    Column("network"),
+    Column("type"),
+    Column("batch"),
+    Column("device is"),
+    Column("MACs left", "number"),
+    Column("original ms", "number"),
+    Column("decomposed ms", "number"),
+    Column("speed-up", "number"),
+    Column("verdict"),
+    Column("layers faster / slower / neither"),
+)
+
+
+def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> tuple[str, ...]:
     """A line of the table."""
     speed = run.model.speed_up
     verdicts = [layer.verdict for layer in run.layers]
-    return [
+    return (
         name,
         f"{name_of(run.dtype)}{', compiled' if run.compiled else ''}",
         str(run.batch_size),
@@ -83,11 +98,7 @@ def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> list[str
         str(speed),
         speed.verdict,
         f"{verdicts.count('faster')} / {verdicts.count('slower')} / {verdicts.count('no difference seen')}",
-    ]
-
-
-HEADER = ["network", "type", "batch", "device is", "MACs left", "original ms", "decomposed ms", "speed-up",
-          "verdict", "layers faster / slower / neither"]  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -113,7 +124,7 @@ def main() -> None:
         for name in arguments.networks:
             checked, timed = measure(name, backend, arguments)
             if arguments.layers:
-                print(f"\n── {name} ──\n\n{checked}\n\n{timed}")
+                print(f"\n── {name} ──\n\n{checked.text(width=200)}\n\n{timed.text(width=200)}")
             if arguments.save:
                 arguments.save.mkdir(parents=True, exist_ok=True)
                 checked.save(arguments.save / f"{name}.validation.json")
@@ -121,8 +132,8 @@ def main() -> None:
             rows += [summary(name, checked, run) for run in timed.runs]
     except AmctError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
-    print(f"\n{timed.device.name} ({timed.device.family})\n")
-    print(format_table(HEADER, rows, right=HEADER[4:8]))
+    table = Table(f"{timed.device.name} ({timed.device.family})", COLUMNS, tuple(rows))
+    print(f"\n{as_text([table], width=200)}")
 
 
 if __name__ == "__main__":

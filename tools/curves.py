@@ -11,8 +11,10 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from amct_pytorch._report.figure import Axis, Figure, Level, Series
+from amct_pytorch._report.picture import save_picture
 from amct_pytorch._storage.atomic import write_file
-from amct_pytorch.errors import MissingExtra
+from amct_pytorch.errors import AmctError
 
 COLUMNS = ("epoch", "loss", "task", "logits", "responses", "accuracy", "original", "learning_rate", "seconds")
 NAME = "curves.csv"
@@ -34,31 +36,31 @@ def read_csv(folder: Path) -> list[dict[str, float]]:
 
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Draw test error and loss against the epoch, a line a run.
+    """Draw test error and loss by epoch, a line for each run.
 
     Raises
     ------
-    MissingExtra
-        matplotlib is not installed.
+    MissingExtra, ConfigError, ReportAccessError
+        See `save_picture`.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("to draw the curves needs matplotlib: pip install 'amct_pytorch[report]'") from error
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, rows in runs.items():
-        left.plot([row["epoch"] for row in rows], [100 - row["accuracy"] for row in rows], marker=".", label=name)
-        trained = [row for row in rows if "task" in row]
-        right.plot([row["epoch"] for row in trained], [row["task"] for row in trained], marker=".", label=name)
-    left.axhline(100 - next(iter(runs.values()))[0]["original"], color="grey", linestyle="--", label="original")
-    left.set(xlabel="epoch", ylabel="test error / %", ylim=(0, 100))
-    left.set_yscale("symlog", linthresh=0.5)  # near 0 it is linear, as an error may be 0
-    right.set(xlabel="epoch", ylabel="training loss on the labels", yscale="log")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    left.legend()
-    figure.savefig(path, dpi=90)
+    epoch = Axis("epoch")
+    original = 100 - next(iter(runs.values()))[0]["original"]
+    errors = {name: tuple((row["epoch"], 100 - row["accuracy"]) for row in rows) for name, rows in runs.items()}
+    losses = {name: tuple((row["epoch"], row["task"]) for row in rows if "task" in row) for name, rows in runs.items()}
+    figures = [
+        Figure(
+            epoch,
+            Axis("test error / %", scale="log", linear_below=0.5, limits=(0, 100)),
+            tuple(Series(name, points) for name, points in errors.items()),
+            (Level("original", original),),
+        ),
+        Figure(
+            epoch,
+            Axis("training loss on the labels", scale="log"),
+            tuple(Series(name, points) for name, points in losses.items()),
+        ),
+    ]
+    save_picture(figures, path)
 
 
 def main() -> None:
@@ -69,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         draw({run.name: read_csv(run) for run in arguments.runs}, arguments.save)
-    except (MissingExtra, OSError) as error:
+    except (AmctError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from amct_pytorch._report.table import format_table
+from amct_pytorch._report.table import Column, Table
+from amct_pytorch._report.text import as_text
 from amct_pytorch.tensor_decompose import auto_decomposition
 from amct_pytorch.tensor_decompose.methods import get_method
 from amct_pytorch.tensor_decompose.model.spec import LayerSpec, spec_of
@@ -187,12 +188,23 @@ def operations(case: Case) -> float:
     return total
 
 
-def measure(case: Case, runs: int) -> list[str]:
+COLUMNS = (
+    Column("layers"),
+    Column("ours s", "number"),
+    Column("recipe s", "number"),
+    Column("ratio", "number"),
+    Column("ours GiB", "number"),
+    Column("recipe GiB", "number"),
+    Column("of GEMM bound", "number"),
+)
+
+
+def measure(case: Case, runs: int) -> tuple[str, ...]:
     """One row of the table."""
     pairs = [(cost("ours", case), recipe_cost(case)) for _ in range(runs)]
     mine = statistics.median(own.seconds for own, _ in pairs)
     bound = operations(case) / gemm_rate()
-    return [
+    return (
         case.name,
         f"{mine:.2f}",
         f"{statistics.median(other.seconds for _, other in pairs):.1f}",
@@ -200,7 +212,7 @@ def measure(case: Case, runs: int) -> list[str]:
         f"{statistics.median(own.gib for own, _ in pairs):.2f}",
         f"{statistics.median(other.gib for _, other in pairs):.2f}".replace("nan", "–"),
         f"{bound / mine:.0%}",
-    ]
+    )
 
 
 def main() -> None:
@@ -221,13 +233,12 @@ def main() -> None:
     ]
     if not cases:
         parser.error(f"no case of that name; there are {', '.join(repr(case.name) for case in CASES)}")
-    header = ["layers", "ours s", "recipe s", "ratio", "ours GiB", "recipe GiB", "of GEMM bound"]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, numpy {np.__version__}", flush=True)
     rows = []
     for case in cases:
         rows.append(measure(case, 1 if case.large else arguments.runs))
         print(f"{len(rows)} of {len(cases)}: {' | '.join(rows[-1])}", file=sys.stderr, flush=True)
-    print(format_table(header, rows, right=header[1:]))
+    print(as_text([Table(columns=COLUMNS, rows=tuple(rows))], width=200))
 
 
 if __name__ == "__main__":

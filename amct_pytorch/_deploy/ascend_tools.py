@@ -91,7 +91,7 @@ def time_compiled(
     Parameters
     ----------
     size
-        Options that tell ais_bench the size of the inputs.
+        Options that give ais_bench the size of the inputs.
     """
     if not _has_ais_bench():
         return []

@@ -1,4 +1,4 @@
-"""How a model is written as one ONNX file and held against PyTorch."""
+"""How a model is written as one ONNX file and compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,120 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .._report.table import format_table
-from .._report.units import in_gib, ratio_of, save_json, settings_line
+from .._report.units import ratio_of
 from .._run.isolation import checked_inputs, map_tensors, run_model, untouched_generators
 from .._run.placement import batch_size_of, check_finite, placed_inputs, placed_model, resized
 from ..backend import get_backend
 from ..errors import ExportError, MissingExtra, ModelError
 from .dynamic_sizes import Dynamic, at_all_sizes, open_axes
+from .export_report import ExportCheck, ExportReport, TensorInfo
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_TOLERANCE = 1e-4
 _CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output of an ONNX file.
-
-    Attributes
-    ----------
-    name
-        Its name in the file.
-    dtype
-        As onnxruntime writes it: "tensor(float)".
-    shape
-        Its sizes; a name such as "batch" where the size is dynamic.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class ExportCheck:
-    """How far onnxruntime and PyTorch are apart on one set of inputs, r being what PyTorch gives.
-
-    Attributes
-    ----------
-    shapes
-        Of the inputs.
-    max_difference, mean_difference
-        Of |y − r| over all values of all outputs.
-    relative_difference
-        max|y − r| / max|r| of the output for which it is largest.
-    """
-
-    shapes: tuple[tuple[int, ...], ...]
-    max_difference: float
-    mean_difference: float
-    relative_difference: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the two agree to 1e-4 relative, which is rounding in float32; NaN does not."""
-        return self.relative_difference <= _TOLERANCE
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export_onnx` wrote and checked; prints as a table.
-
-    Attributes
-    ----------
-    path
-        The file.
-    opset
-        Its version of the ONNX operators.
-    size
-        Its bytes.
-    inputs, outputs
-        A `TensorInfo` for each.
-    checks
-        An `ExportCheck` for each set of input shapes that was run.
-    versions
-        Of torch and of the packages that took part.
-    """
-
-    path: str
-    opset: int
-    size: int
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    checks: tuple[ExportCheck, ...]
-    versions: dict[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether onnxruntime agreed with PyTorch on all inputs that were run."""
-        return all(check.ok for check in self.checks)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written.
-        """
-        save_json(self, "export", path)
-
-    def __str__(self) -> str:
-        header = ["inputs", "max difference", "mean difference", "relative", "onnxruntime is"]
-        rows = [
-            [
-                ", ".join("×".join(map(str, shape)) for shape in check.shapes),
-                f"{check.max_difference:.1e}",
-                f"{check.mean_difference:.1e}",
-                f"{check.relative_difference:.1e}",
-                "right" if check.ok else f"wrong: expected at most {_TOLERANCE:.0e} relative",
-            ]
-            for check in self.checks
-        ]
-        title = f"{self.path}: opset {self.opset}, {in_gib(self.size)}, {settings_line(self.versions)}"
-        return "\n".join([title, format_table(header, rows, right=header[1:4])])
 
 
 def require_extra() -> None:

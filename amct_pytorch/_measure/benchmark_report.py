@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .._report.table import format_table
-from .._report.units import in_gib, in_ms, name_of, save_json, settings_line
+from .._report.json_file import save_json
+from .._report.report import Report
+from .._report.table import Column, Table
+from .._report.units import in_gib, in_ms, name_of, settings_line
 from ..backend import DeviceInfo
 from .timing import Comparison
 
@@ -27,7 +29,7 @@ class LayerBenchmark:
     conv
         Its geometry, in words.
     mode, rank
-        Kernel sizes in the row, and the channels between them.
+        Kernel sizes in the chain that replaces it, and the channels between them.
     calls
         How often it runs in a forward pass; the times are those of all its calls.
     parameters, parameters_after
@@ -35,7 +37,7 @@ class LayerBenchmark:
     macs, macs_after
         Multiply-accumulates in a forward pass.
     comparison
-        Times of original and row, and the speed-up; None for a layer that did not run.
+        Times of the original layer and of the chain, and the speed-up; None for a layer that did not run.
     """
 
     name: str
@@ -51,7 +53,7 @@ class LayerBenchmark:
 
     @property
     def verdict(self) -> str:
-        """Whether the row is "faster", "slower", or "no difference seen"; "did not run"."""
+        """Whether the chain is "faster", "slower", or "no difference seen"; "did not run"."""
         return self.comparison.speed_up.verdict if self.comparison else "did not run"
 
 
@@ -66,7 +68,7 @@ class BenchmarkRun:
     batch_size
         Samples in a forward pass; None for inputs without any.
     compiled
-        Whether both models, and each layer, were compiled.
+        Whether both models, and each of their layers, were compiled.
     settings
         Of the process while it was measured.
     layers
@@ -98,7 +100,7 @@ class BenchmarkRun:
 
 
 @dataclass(frozen=True)
-class BenchmarkReport:
+class BenchmarkReport(Report):
     """What `benchmark` measured; prints as tables.
 
     Attributes
@@ -106,7 +108,7 @@ class BenchmarkReport:
     device
         Where it ran.
     runs
-        One `BenchmarkRun` a type, batch size, and way to run it.
+        One `BenchmarkRun` for each type and batch size, eager and compiled apart.
     """
 
     device: DeviceInfo
@@ -115,50 +117,72 @@ class BenchmarkReport:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, with every single time.
 
+        Parameters
+        ----------
+        path
+            Of the file; folders that are missing are made.
+
         Raises
         ------
-        OSError
-            The file cannot be written.
+        ConfigError
+            The path is none.
+        ReportAccessError
+            The file cannot be written. After an error there is the old file or none.
         """
         save_json(self, "benchmark", path)
 
-    def __str__(self) -> str:
-        title = f"Benchmark on {self.device.name} ({self.device.family}), {settings_line(dict(self.device.versions))}"
-        return "\n\n".join([title, *(_run_as_text(run, self.device) for run in self.runs)])
+    def tables(self) -> list[Table]:
+        """The device, then a table for each run with a row for each layer and one for the whole model."""
+        device = self.device
+        title = Table(f"Benchmark on {device.name} ({device.family}), {settings_line(dict(device.versions))}")
+        return [title, *(_table(run, device) for run in self.runs)]
 
 
-def _run_as_text(run: BenchmarkRun, device: DeviceInfo) -> str:
+# Where there is little room, what was measured is kept.
+_COLUMNS = (
+    Column("layer", "name"),
+    Column("Conv2d", priority=1),
+    Column("chain", priority=0),
+    Column("rank", "number", priority=3),
+    Column("MACs left", "number", priority=2),
+    Column("original", "number", priority=4),
+    Column("decomposed", "number", priority=5),
+    Column("speed-up", "number", priority=7),
+    Column("verdict", "prose", priority=6),
+)
+
+
+def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     title = f"{name_of(run.dtype)}{' (emulated)' if run.dtype in device.emulated else ''}"
     if run.batch_size is not None:
         title += f", batch {run.batch_size}"
-    header = ["layer", "Conv2d", "row", "rank", "MACs left", "original", "decomposed", "speed-up", "verdict"]
-    rows = [[*_layer_cells(layer), *_comparison_cells(layer.comparison), layer.verdict] for layer in run.layers]
-    rows.append([WHOLE, "", "", "", "", *_comparison_cells(run.model), run.model.speed_up.verdict])
-    lines = [
-        f"{title}, {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}",
-        format_table(header, rows, right=header[3:8]),
-        "Times: median milliseconds a forward pass, ± half the interquartile range. "
-        "Speed-up: median of paired ratios [99 % interval].",
-        f"Parameters: {run.parameters:,} → {run.parameters_after:,}.",
-    ]
+    title += f", {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}"
+    rows = [(*_layer_cells(layer), *_comparison_cells(layer.comparison), layer.verdict) for layer in run.layers]
+    rows.append((WHOLE, "", "", "", "", *_comparison_cells(run.model), run.model.speed_up.verdict))
+    sizes = f"Parameters: {run.parameters:,} → {run.parameters_after:,}."
     if run.peak_memory is not None and run.peak_memory_after is not None:
-        lines[-1] += f" Peak memory: {in_gib(run.peak_memory)} → {in_gib(run.peak_memory_after)}."
+        sizes += f" Peak memory: {in_gib(run.peak_memory)} → {in_gib(run.peak_memory_after)}."
+    notes = [
+        "Times: median milliseconds per forward pass, ± half the interquartile range. "
+        "Speed-up: median of paired ratios [99 % interval].",
+        sizes,
+    ]
     if run.fallbacks:
-        lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
-    lines += [f"{note[0].upper()}{note[1:]}" for note in run.notes]
-    return "\n".join(lines)
+        notes.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+    notes += [f"{note[0].upper()}{note[1:]}" for note in run.notes]
+    return Table(title, _COLUMNS, tuple(rows), tuple(notes))
 
 
-def _layer_cells(layer: LayerBenchmark) -> list[str]:
+def _layer_cells(layer: LayerBenchmark) -> tuple[str, ...]:
     share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
-    return [layer.name or "(the model)", layer.conv, layer.mode, str(layer.rank), share]
+    return layer.name or "(the model)", layer.conv, layer.mode, str(layer.rank), share
 
 
-def _comparison_cells(comparison: Comparison | None) -> list[str]:
+def _comparison_cells(comparison: Comparison | None) -> tuple[str, ...]:
     if comparison is None:
-        return ["", "", ""]
-    times = [
+        return "", "", ""
+    times = (
         f"{in_ms(timing.median)} ± {in_ms((timing.upper_quartile - timing.lower_quartile) / 2)}"
         for timing in (comparison.before, comparison.after)
-    ]
-    return [*times, str(comparison.speed_up)]
+    )
+    return *times, str(comparison.speed_up)

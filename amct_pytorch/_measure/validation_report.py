@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .._report.table import format_table
-from .._report.units import name_of, save_json, settings_line
+from .._report.json_file import save_json
+from .._report.report import Report
+from .._report.table import Column, Table
+from .._report.units import name_of, settings_line
 from ..backend import DeviceInfo, Tolerance
 
 
@@ -21,13 +23,14 @@ class LayerValidation:
     name
         The first name of the layer.
     mode, rank
-        Kernel sizes in the row, and the channels between them.
+        Kernel sizes in the chain that replaces it, and the channels between them.
     calls
         How often it ran.
     device_error, device_worst
-        Of the row on the device against the same in float64 on the host: ‖y − r‖ / ‖r‖, and max|y − r| / max|r|.
+        Of the chain on the device, compared with the same in float64 on the host: ‖y − r‖ / ‖r‖, and
+        max|y − r| / max|r|.
     response_error
-        Of the row against the original layer, both on the device: ‖y − r‖ / ‖r‖.
+        Of the chain compared with the original layer, both on the device: ‖y − r‖ / ‖r‖.
     verdict
         "right", "wrong: …", or "did not run".
     """
@@ -57,8 +60,8 @@ class DtypeValidation:
     layers
         One `LayerValidation` for every decomposed layer.
     output_error
-        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model against those of the original; None where they hold no
-        floating-point tensors, or such of other shapes, as a detector's that depend on what it finds.
+        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model compared with those of the original; None where they
+        have no floating-point tensors, or where shapes differ, as a detector's do with what it finds.
     top1_agreement
         Share of samples for which the two have the same largest output; None where these are no (N, classes) scores.
     fallbacks
@@ -75,7 +78,7 @@ class DtypeValidation:
 
 
 @dataclass(frozen=True)
-class ValidationReport:
+class ValidationReport(Report):
     """What `validate` found; prints as tables.
 
     Attributes
@@ -83,7 +86,7 @@ class ValidationReport:
     device
         Where it ran.
     runs
-        One `DtypeValidation` a floating-point type.
+        One `DtypeValidation` for each floating-point type.
     """
 
     device: DeviceInfo
@@ -97,22 +100,41 @@ class ValidationReport:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON.
 
+        Parameters
+        ----------
+        path
+            Of the file; folders that are missing are made.
+
         Raises
         ------
-        OSError
-            The file cannot be written.
+        ConfigError
+            The path is none.
+        ReportAccessError
+            The file cannot be written. After an error there is the old file or none.
         """
         save_json(self, "validation", path)
 
-    def __str__(self) -> str:
-        title = f"Validation on {self.device.name} ({self.device.family}), {settings_line(dict(self.device.versions))}"
-        return "\n\n".join([title, *map(_run_as_text, self.runs)])
+    def tables(self) -> list[Table]:
+        """The device, then a table for each floating-point type with a row for each layer."""
+        device = self.device
+        title = Table(f"Validation on {device.name} ({device.family}), {settings_line(dict(device.versions))}")
+        return [title, *map(_table, self.runs)]
 
 
-def _run_as_text(run: DtypeValidation) -> str:
-    header = ["layer", "row", "rank", "device error", "at one place", "response error", "verdict"]
+_COLUMNS = (
+    Column("layer", "name"),
+    Column("chain", priority=0),
+    Column("rank", "number", priority=1),
+    Column("device error", "number", priority=4),
+    Column("at one place", "number", priority=2),
+    Column("response error", "number", priority=3),
+    Column("verdict", "prose", priority=5),
+)
+
+
+def _table(run: DtypeValidation) -> Table:
     rows = [
-        [
+        (
             layer.name or "(the model)",
             layer.mode,
             str(layer.rank),
@@ -120,23 +142,21 @@ def _run_as_text(run: DtypeValidation) -> str:
             f"{layer.device_worst:.1e}",
             f"{layer.response_error:.3f}",
             layer.verdict,
-        ]
+        )
         for layer in run.layers
     ]
-    table = format_table(header, rows, right=header[2:6])
-    lines = [
+    title = (
         f"{name_of(run.dtype)}: device errors up to {run.tolerance.norm:.1e} ({run.tolerance.worst:.1e} at one place) "
-        f"pass as rounding; {settings_line(run.settings)}",
-        table,
-        _outputs_as_text(run),
-    ]
+        f"pass as rounding; {settings_line(run.settings)}"
+    )
+    notes = [_outputs(run)]
     if run.fallbacks:
-        lines.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
-    return "\n".join(lines)
+        notes.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+    return Table(title, _COLUMNS, tuple(rows), tuple(notes))
 
 
-def _outputs_as_text(run: DtypeValidation) -> str:
+def _outputs(run: DtypeValidation) -> str:
     if run.output_error is None:
         return "Outputs: no floating-point tensors of the same shapes to compare."
     agreement = "" if run.top1_agreement is None else f", top-1 agreement {run.top1_agreement:.2%}"
-    return f"Outputs: relative error {run.output_error:.3f} against the original{agreement}."
+    return f"Outputs: relative error {run.output_error:.3f} compared with the original{agreement}."

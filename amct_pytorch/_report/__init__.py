@@ -1,1 +1,1 @@
-"""Reports: tables as data, and how they are printed and saved."""
+"""Reports: tables and figures as data, and how they are printed, drawn and saved."""

@@ -11,12 +11,10 @@ from collections.abc import Collection, Sequence
 from ..errors import ConfigError
 from .table import Column, Table
 
-LEAST_WIDTH = 20
-"""The narrowest text, in characters: less has no room for the first column of a table and its heading."""
-
 _GAP = "  "
 _ELLIPSIS = "…"
-_SHORTEST = 20  # characters to which a name or prose is cut before a column is left out
+# A name or prose is cut to this many characters before a column is left out; the first column always has room for them.
+_SHORTEST = 20
 
 
 def as_text(tables: Sequence[Table], width: int | None = None) -> str:
@@ -24,7 +22,7 @@ def as_text(tables: Sequence[Table], width: int | None = None) -> str:
 
     Titles and notes are wrapped. A row is always one line: where it does not fit, long names lose their middle, then
     columns are left out by their priority, and prose loses its end where that saves a column of higher priority.
-    A note below the table says which columns are left out.
+    A note below the table says which columns are left out, and at which width everything is shown.
 
     Parameters
     ----------
@@ -37,12 +35,12 @@ def as_text(tables: Sequence[Table], width: int | None = None) -> str:
     Raises
     ------
     ConfigError
-        The width is no whole number, or below 20.
+        The width is no whole number, or is below 20.
     """
     if width is None:
-        width = max(shutil.get_terminal_size().columns, LEAST_WIDTH)
-    if isinstance(width, bool) or not isinstance(width, int) or width < LEAST_WIDTH:
-        raise ConfigError(f"width: expected a whole number of {LEAST_WIDTH} or more, found {width!r}")
+        width = max(shutil.get_terminal_size().columns, _SHORTEST)
+    if isinstance(width, bool) or not isinstance(width, int) or width < _SHORTEST:
+        raise ConfigError(f"width: expected a whole number of {_SHORTEST} or more, found {width!r}")
     return "\n\n".join("\n".join(_lines(table, width)) for table in tables)
 
 
@@ -71,7 +69,7 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> di
     """The widths of the columns that are shown, by their number."""
     shown = dict(enumerate(natural))
     names = [number for number, column in enumerate(columns) if column.kind == "name"]
-    shown.update((number, min(natural[number], _SHORTEST)) for number in names)
+    shown.update((number, min(natural[number], _SHORTEST)) for number in names)  # they get back what is left over
     for number in sorted(range(1, len(columns)), key=lambda number: (columns[number].priority, -number)):
         excess = _total(shown.values()) - width
         if excess <= 0:
@@ -81,8 +79,9 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> di
         else:
             del shown[number]
     shown[0] = min(shown[0], width)
-    for number in shown.keys() & names:
-        shown[number] = min(natural[number], shown[number] + width - _total(shown.values()))
+    for number in names:
+        if number in shown:
+            shown[number] = min(natural[number], shown[number] + width - _total(shown.values()))
     return shown
 
 
@@ -112,8 +111,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     lines = []
     for line in map(_printable, text.splitlines()):
         while _width_of(line) > width:
-            most = _fitting(line, width + 1)
-            space = line.rfind(" ", 1, most)
+            space = line.rfind(" ", 1, _fitting(line, width + 1))
             end = space if space > 0 else _fitting(line, width)
             lines.append(line[:end].rstrip())
             line = line[end:].lstrip()
@@ -122,7 +120,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """The text in one line, without anything that would move the cursor of a terminal."""
+    """The text in one line, without anything that moves the cursor of a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 

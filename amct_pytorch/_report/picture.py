@@ -1,0 +1,88 @@
+"""Figures as a picture, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ConfigError, MissingExtra
+from .figure import Axis, Figure
+from .file import write_report
+
+# Colours of Okabe and Ito, which people with any colour vision can tell apart, from dark grey on.
+_COLOURS = ("#595959", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
+_MARKERS = "xs^oDvP"
+_INCHES = (7.0, 4.2)  # of a single figure
+_INCHES_BESIDE = (4.5, 3.4)  # of each of several
+
+
+def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> None:
+    """Draw figures side by side. A series has one colour in all of them, and stands in the legend of the first.
+
+    Parameters
+    ----------
+    figures
+        One or more.
+    path
+        Of the picture, which has the format that its ending names, such as .png, .svg or .pdf; folders that are
+        missing are made.
+
+    Raises
+    ------
+    MissingExtra
+        matplotlib is not installed.
+    ConfigError
+        This is no path, or there is no format of this ending.
+    ReportAccessError
+        The file cannot be written. After an error there is the old file or none.
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise MissingExtra("a picture needs matplotlib: pip install 'amct_pytorch[report]'") from error
+    width, height = _INCHES if len(figures) == 1 else (_INCHES_BESIDE[0] * len(figures), _INCHES_BESIDE[1])
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    ending = str(path).rpartition(".")[2].lower()
+    formats = canvas.canvas.get_supported_filetypes()
+    if ending not in formats:
+        raise ConfigError(f"expected a path that ends in one of {', '.join(sorted(formats))}, found {path!r}")
+    styles: dict[str, dict[str, Any]] = {}
+    for figure, axes in zip(figures, canvas.subplots(1, len(figures), squeeze=False)[0], strict=True):
+        _draw(figure, axes, styles)
+    content = io.BytesIO()
+    canvas.savefig(content, format=ending, dpi=110)
+    write_report(path, content.getvalue())
+
+
+def _draw(figure: Figure, axes: Any, styles: dict[str, dict[str, Any]]) -> None:
+    """Draw a figure into axes of matplotlib; the styles are those of the series so far, and get those of its own."""
+    known = len(styles)
+    for level in figure.levels:
+        axes.axhline(level.value, color="0.6", linestyle="--", linewidth=1, label=level.name)
+    for series in figure.series:
+        number = len(styles) % len(_COLOURS)
+        style = styles.setdefault(series.name, {"color": _COLOURS[number], "marker": _MARKERS[number]})
+        axes.plot(
+            [x for x, _ in series.points], [y for _, y in series.points], label=series.name, markersize=5, **style
+        )
+    _scale(figure.x, axes.xaxis, axes.set_xscale, axes.set_xlim)
+    _scale(figure.y, axes.yaxis, axes.set_yscale, axes.set_ylim)
+    axes.set_title(figure.title)
+    axes.grid(alpha=0.3)
+    if len(styles) > known:
+        axes.legend()
+
+
+def _scale(axis: Axis, drawn: Any, set_scale: Any, set_limits: Any) -> None:
+    if axis.linear_below is not None:
+        set_scale("symlog", linthresh=axis.linear_below)
+    else:
+        set_scale(axis.scale)
+    if axis.limits is not None:
+        set_limits(axis.limits)
+    if axis.ticks:
+        drawn.set_ticks([value for value, _ in axis.ticks], [text for _, text in axis.ticks])
+        drawn.set_ticks([], minor=True)
+    drawn.set_label_text(axis.label)
