@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,8 +34,6 @@ from amct_pytorch.tensor_decompose.calibration.moments import patches_at, sample
 from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "digits"))
 from data import accuracy, load_digits_tensors
 from net import load_pretrained
 

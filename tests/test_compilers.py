@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
 from .models import TwoConvs, image, rows
-from .shipped import digits_data, digits_net
+from data import load_digits_tensors
+from net import load_pretrained
 
 
 def _decomposed() -> nn.Module:
@@ -106,9 +107,9 @@ def test_int8_quantisation_after_decomposition_keeps_the_accuracy() -> None:
         get_default_x86_inductor_quantization_config,
     )
 
-    net, changes = auto_decomposition(digits_net(), config=DecompositionConfig(rank_multiple=32))
+    net, changes = auto_decomposition(load_pretrained(), config=DecompositionConfig(rank_multiple=32))
     assert changes
-    train, _, test, labels = digits_data()
+    train, _, test, labels = load_digits_tensors()
     quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(_with_open_batch(net, train[:64]), quantizer)
     prepared(train[:256])  # calibration
