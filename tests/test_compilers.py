@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
-from .models import TwoConvs, image, rows
+from .models import TwoConvs, chains, image
 from data import load_digits_tensors
 from net import load_pretrained
 
 
 def _decomposed() -> nn.Module:
     net, _ = auto_decomposition(TwoConvs().eval(), config=DecompositionConfig(rank=FixedRank(16)))
-    assert list(rows(net)) == ["conv1", "conv2"]
+    assert list(chains(net)) == ["conv1", "conv2"]
     return net
 
 
@@ -69,11 +69,11 @@ def test_gradients_are_the_same_when_compiled(backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_computes_the_row_as_it_does_plain_convolutions(dtype: torch.dtype) -> None:
+def test_autocast_computes_the_chain_as_it_does_plain_convolutions(dtype: torch.dtype) -> None:
     net = _decomposed()
     plain = copy.deepcopy(net)
-    for name, row in rows(plain).items():
-        setattr(plain, name, nn.Sequential(*row))
+    for name, chain in chains(plain).items():
+        setattr(plain, name, nn.Sequential(*chain))
     with torch.no_grad(), torch.autocast("cpu", dtype):
         features = net.conv1(net.stem(image()))
         assert features.dtype == dtype
