@@ -756,7 +756,7 @@ def test_a_forward_that_fails_half_way_through_a_later_pass_leaves_no_trace() ->
 def test_far_too_few_samples_are_warned_of_with_what_is_needed() -> None:
     model = nn.Sequential(conv(96, 96, padding=0)).eval()
     data = [image(2, 96, 4, 4)]
-    config = DecompositionConfig(rank=FixedRank(24))
+    config = DecompositionConfig(rank=FixedRank(36))
     for mode in MODES:
         with pytest.warns(
             AmctWarning, match=r"too few calibration data for '0': 0\.0\d+ samples .* times as many inputs"

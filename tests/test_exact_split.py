@@ -20,7 +20,6 @@ from amct_pytorch.tensor_decompose import (
 )
 
 _EXACT = DecompositionConfig(rank=RatioRank(1.0), rank_multiple=1, require_gain=False)
-_QUICK = settings(max_examples=60)
 
 
 @st.composite
@@ -43,7 +42,7 @@ def _convs(draw: st.DrawFn) -> tuple[nn.Conv2d, torch.Tensor]:
 
 
 @given(_convs())
-@_QUICK
+@settings(max_examples=40)
 def test_a_full_rank_split_equals_the_original(case: tuple[nn.Conv2d, torch.Tensor]) -> None:
     conv, x = case
     chain, changes = auto_decomposition(conv, config=_EXACT)
@@ -58,7 +57,7 @@ def test_a_full_rank_split_equals_the_original(case: tuple[nn.Conv2d, torch.Tens
 
 
 @given(_convs(), st.integers(1, 24))
-@_QUICK
+@settings(max_examples=40)
 def test_a_split_is_the_best_of_its_rank(case: tuple[nn.Conv2d, torch.Tensor], rank: int) -> None:
     conv, _ = case
     plan = plan_decomposition(conv, DecompositionConfig(rank=FixedRank(min(rank, 9)), require_gain=False))

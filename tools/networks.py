@@ -1,4 +1,4 @@
-"""The shapes of networks that everybody knows, and the networks with random weights: times do not depend on those."""
+"""Shapes of well-known networks, and these networks with random weights, on which times do not depend."""
 
 from __future__ import annotations
 

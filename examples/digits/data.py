@@ -13,7 +13,7 @@ def load_digits_tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     train_images, train_labels, test_images, test_labels : Tensor
         Images are float32 in [0, 1] of shape (N, 1, 8, 8), labels are int64 of shape (N,).
     """
-    # Here, so that who measures accuracy on data of another source needs no scikit-learn.
+    # Imported here, as the accuracy on other data can be measured without scikit-learn.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
