@@ -1,11 +1,17 @@
-"""What every test begins with: one thread and a known seed."""
+"""What every test begins with: one thread, a known seed, and hypothesis that draws the same examples in each run."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# No deadline and no complaint about slow draws: other work on the machine must not make a test fail.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +21,13 @@ def _one_thread_and_a_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def onnx_operators_read_once() -> Iterator[None]:
+    """Keep torch.onnx from reading its library of operators anew in each export, which takes half of the time."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield

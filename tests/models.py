@@ -65,8 +65,8 @@ def _hook_counts(module: nn.Module) -> dict[str, int]:
     return {key: len(vars(module)[key]) for key in vars(nn.Module()) if key.endswith("_hooks")}
 
 
-def rows(model: nn.Module) -> dict[str, DecomposedConv2d]:
-    """The decomposed layers of a model by every name."""
+def chains(model: nn.Module) -> dict[str, DecomposedConv2d]:
+    """The chains of a model that stand in for its convolutions, by every name."""
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)

@@ -30,6 +30,8 @@ from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_d
 
 from .models import TwoConvs, image, snapshot
 
+pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")
+
 _GOLDEN = Path(__file__).parent / "atc"
 _SOCS = ["Ascend910B3", "Ascend910_9391", "Ascend950PR_9599"]
 
@@ -50,10 +52,9 @@ pathlib.Path(options["output"] + ".om").write_text(options["model"])
 print("ATC run success")
 """
 
-# Computes in half precision what the file that was compiled computes in single, and tells times.
+# Computes in half precision what the file that was compiled computes in single, and prints times.
 _AIS_BENCH = """
 import argparse, pathlib, sys
-import numpy, onnx, onnxruntime
 parser = argparse.ArgumentParser()
 for name in ("model", "input", "output", "output_dirname", "outfmt", "loop", "warmup_count", "dymBatch", "dymHW"):
     parser.add_argument("--" + name)
@@ -63,6 +64,7 @@ if options.loop:
     median = 4.5 if source.startswith("original") else 1.5
     print(f"[INFO] NPU_compute_time (ms): min = 1.0, max = 9.0, mean = 3.0, median = {median}, percentile(99%) = 8.0")
     sys.exit()
+import numpy, onnxruntime
 session = onnxruntime.InferenceSession(source)
 arrays = [numpy.load(file) for file in options.input.split(",")]
 names = [item.name for item in session.get_inputs()]
@@ -162,7 +164,7 @@ def test_the_script_for_atc_is_as_documented(soc: str, tmp_path: Path) -> None:
     assert (tmp_path / "deploy" / f"atc_{soc}.sh").read_text() == (_GOLDEN / f"atc_{soc}.sh").read_text()
 
 
-def test_atc_is_run_where_it_is_and_its_error_is_told(
+def test_atc_is_run_where_it_is_and_its_error_is_reported(
     tmp_path: Path, fake_atc: Callable[[], list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRECISION", "origin")  # what the user left there is for scripts started by hand
@@ -206,13 +208,13 @@ def test_what_was_compiled_is_timed_where_ais_bench_is(
 
 @pytest.mark.usefixtures("fake_atc", "fake_ais_bench")
 @pytest.mark.parametrize(
-    ("program", "told"), [("raise SystemExit('no device')", "no device"), ("print('hm')", "no NPU_compute_time:\nhm")]
+    ("program", "error"), [("raise SystemExit('no device')", "no device"), ("print('hm')", "no NPU_compute_time:\nhm")]
 )
-def test_an_error_of_ais_bench_is_told(program: str, told: str, tmp_path: Path) -> None:
+def test_an_error_of_ais_bench_is_reported(program: str, error: str, tmp_path: Path) -> None:
     (tmp_path / "site" / "ais_bench" / "__main__.py").write_text(program)
     report = _export(tmp_path / "deploy", soc_versions=_SOCS[:1])
-    assert told in report.timings[0].error
-    assert told in str(report)
+    assert error in report.timings[0].error
+    assert error in str(report)
     assert not report.ok
 
 
@@ -225,7 +227,7 @@ def test_another_tool_of_the_same_name_is_not_run(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("fake_ais_bench")
-def test_the_commands_of_the_readme_run_and_the_comparison_tells(
+def test_the_commands_of_the_readme_run_and_the_comparison_judges(
     tmp_path: Path, fake_atc: Callable[[], list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "deploy"
@@ -257,7 +259,7 @@ def test_the_commands_of_the_readme_run_and_the_comparison_tells(
 
 
 @pytest.mark.parametrize(
-    ("write", "status", "told"),
+    ("write", "status", "verdict"),
     [
         (lambda folder, values: np.save(folder / "0_x_0.npy", values), 0, ": agrees"),
         (lambda folder, values: values.tofile(folder / "0_x_0.bin"), 0, ": agrees"),
@@ -268,8 +270,8 @@ def test_the_commands_of_the_readme_run_and_the_comparison_tells(
         (lambda folder, values: None, 2, "expected one file *_0.npy or *_0.bin"),
     ],
 )
-def test_compare_tells_right_from_wrong(
-    write: Callable[[Path, np.ndarray], object], status: int, told: str, tmp_path: Path
+def test_compare_knows_right_from_wrong(
+    write: Callable[[Path, np.ndarray], object], status: int, verdict: str, tmp_path: Path
 ) -> None:
     values = image(2, 10).numpy()
     for folder in ("results", "reference"):
@@ -282,7 +284,7 @@ def test_compare_tells_right_from_wrong(
     command = [sys.executable, "-I", ascend_compare.__file__, str(tmp_path / "results"), str(tmp_path / "reference")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
-    assert told in done.stdout + done.stderr
+    assert verdict in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
-from .models import TwoConvs, image, rows
-from .shipped import digits_data, digits_net
+from .models import TwoConvs, chains, image
+from data import load_digits_tensors
+from net import load_pretrained
 
 
 def _decomposed() -> nn.Module:
     net, _ = auto_decomposition(TwoConvs().eval(), config=DecompositionConfig(rank=FixedRank(16)))
-    assert list(rows(net)) == ["conv1", "conv2"]
+    assert list(chains(net)) == ["conv1", "conv2"]
     return net
 
 
@@ -68,11 +69,11 @@ def test_gradients_are_the_same_when_compiled(backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_computes_the_row_as_it_does_plain_convolutions(dtype: torch.dtype) -> None:
+def test_autocast_computes_the_chain_as_it_does_plain_convolutions(dtype: torch.dtype) -> None:
     net = _decomposed()
     plain = copy.deepcopy(net)
-    for name, row in rows(plain).items():
-        setattr(plain, name, nn.Sequential(*row))
+    for name, chain in chains(plain).items():
+        setattr(plain, name, nn.Sequential(*chain))
     with torch.no_grad(), torch.autocast("cpu", dtype):
         features = net.conv1(net.stem(image()))
         assert features.dtype == dtype
@@ -106,9 +107,9 @@ def test_int8_quantisation_after_decomposition_keeps_the_accuracy() -> None:
         get_default_x86_inductor_quantization_config,
     )
 
-    net, changes = auto_decomposition(digits_net(), config=DecompositionConfig(rank_multiple=32))
+    net, changes = auto_decomposition(load_pretrained(), config=DecompositionConfig(rank_multiple=32))
     assert changes
-    train, _, test, labels = digits_data()
+    train, _, test, labels = load_digits_tensors()
     quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(_with_open_batch(net, train[:64]), quantizer)
     prepared(train[:256])  # calibration

@@ -31,8 +31,11 @@ from amct_pytorch.errors import (
 from amct_pytorch.export import export_onnx
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
-from .models import TwoConvs, conv, image, rows, snapshot
-from .shipped import digits_net, networks
+from .models import TwoConvs, chains, conv, image, snapshot
+from net import load_pretrained
+from networks import resnet50
+
+pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")
 
 
 def _decomposed() -> nn.Module:
@@ -58,7 +61,7 @@ def _agrees_at_batch_1_and_8(net: nn.Module, path: Path, shape: tuple[int, ...])
 
 
 def test_the_digits_net_matches_pytorch_at_batch_1_and_8_from_one_file(tmp_path: Path) -> None:
-    net, changes = auto_decomposition(digits_net())
+    net, changes = auto_decomposition(load_pretrained())
     assert changes
     report = export_onnx(net, image(4, 1, 8, 8), tmp_path / "digits.onnx", dynamic_batch=True)
     assert [path.name for path in tmp_path.iterdir()] == ["digits.onnx"]
@@ -72,8 +75,8 @@ def test_the_digits_net_matches_pytorch_at_batch_1_and_8_from_one_file(tmp_path:
 
 @pytest.mark.slow
 def test_resnet_50_matches_pytorch_at_batch_1_and_8_from_one_file(tmp_path: Path) -> None:
-    net, _ = auto_decomposition(networks().resnet50())
-    assert len(rows(net)) > 10
+    net, _ = auto_decomposition(resnet50())
+    assert len(chains(net)) > 10
     report = export_onnx(
         net, image(1, 3, 64, 64), tmp_path / "net.onnx", dynamic_batch=[1, 8], dynamic_image_size=[(96, 64)]
     )
@@ -146,7 +149,7 @@ def test_nested_and_variadic_arguments_stay_open_too(tmp_path: Path) -> None:
     assert [item.shape for item in report.inputs] == [("batch", 3, 16, 16)] * 4
 
 
-def test_a_model_that_cannot_agree_with_itself_is_told(tmp_path: Path) -> None:
+def test_a_model_that_cannot_agree_with_itself_is_reported_wrong(tmp_path: Path) -> None:
     class Random(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.rand_like(x)

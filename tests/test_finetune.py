@@ -16,7 +16,7 @@ from amct_pytorch.errors import ConfigError, InputsError, LayerError, ModelError
 from amct_pytorch.finetune import Distillation, distillation_loss, others_frozen, parameter_groups, response_loss
 from amct_pytorch.tensor_decompose import auto_decomposition
 
-from .models import TwoConvs, conv, image, rows, snapshot
+from .models import TwoConvs, chains, conv, image, snapshot
 
 _seeds = st.integers(0, 2**31)
 
@@ -28,7 +28,7 @@ def _pair(build: Callable[[], nn.Module] = TwoConvs) -> tuple[nn.Module, nn.Modu
 
 
 @given(_seeds, st.floats(0.5, 8), st.sampled_from([(5, 7), (2, 3, 4, 4)]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_distillation_loss_is_hintons(seed: int, temperature: float, shape: tuple[int, ...]) -> None:
     draw = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(shape, generator=draw, dtype=torch.float64).float() for _ in range(2))
@@ -41,7 +41,7 @@ def test_the_distillation_loss_is_hintons(seed: int, temperature: float, shape: 
 
 
 @given(_seeds, st.floats(1e-3, 1e3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_response_loss_is_relative(seed: int, scale: float) -> None:
     draw = torch.Generator().manual_seed(seed)
     student, teacher = (torch.randn(2, 3, 4, 4, generator=draw) for _ in range(2))
@@ -93,8 +93,8 @@ def test_gradients_reach_the_decomposed_layers_and_not_the_original() -> None:
     with Distillation(original, net) as distillation:
         distillation.loss(net(image())).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in original.parameters())
-    for row in rows(net).values():
-        assert all(float(stage.weight.grad.abs().sum()) > 0 for stage in row)  # type: ignore[union-attr]
+    for chain in chains(net).values():
+        assert all(float(stage.weight.grad.abs().sum()) > 0 for stage in chain)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -169,7 +169,7 @@ class _Detector(TwoConvs):
         return {"scores": super().forward(x)}
 
 
-def test_outputs_that_are_no_logits_are_told_and_can_be_taken_apart() -> None:
+def test_outputs_that_are_no_logits_are_refused_and_can_be_taken_apart() -> None:
     original, net = _pair(_Detector)
     with Distillation(original, net) as distillation:
         outputs = net(image())
@@ -192,13 +192,13 @@ def test_outputs_that_are_no_logits_are_told_and_can_be_taken_apart() -> None:
         ({"logits": 0, "responses": 0}, "both 0"),
     ],
 )
-def test_wrong_settings_are_told(options: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_refused(options: dict[str, object], message: str) -> None:
     original, net = _pair()
     with pytest.raises(ConfigError, match=message):
         Distillation(original, net, **options)  # type: ignore[arg-type]
 
 
-def test_models_that_do_not_belong_together_are_told() -> None:
+def test_models_that_do_not_belong_together_are_refused() -> None:
     original, net = _pair()
     with pytest.raises(ModelError, match="one and the same model"):
         Distillation(net, net)
@@ -223,7 +223,7 @@ class _Fewer(_InPlace):
 
 
 @pytest.mark.parametrize(("calls", "message"), [(1, "'conv2': runs less often"), (3, "'conv2': runs more often")])
-def test_layers_that_do_not_run_alike_are_told(calls: int, message: str) -> None:
+def test_layers_that_do_not_run_alike_are_refused(calls: int, message: str) -> None:
     original, net = _pair(_Fewer)
     net.calls = calls  # type: ignore[assignment]
     with pytest.raises(LayerError, match=message), Distillation(original, net) as distillation:
@@ -250,7 +250,7 @@ def test_parameter_groups_hold_every_trainable_parameter_once() -> None:
 
 
 @pytest.mark.parametrize("function", [parameter_groups, lambda net: others_frozen(net).__enter__()])
-def test_a_model_that_is_not_decomposed_is_told(function: Callable[[nn.Module], object]) -> None:
+def test_a_model_that_is_not_decomposed_is_refused(function: Callable[[nn.Module], object]) -> None:
     with pytest.raises(LayerError, match="no layer of the model is decomposed"):
         function(TwoConvs())
     with pytest.raises(ModelError, match="DataParallel"):

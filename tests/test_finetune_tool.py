@@ -279,7 +279,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_epoch(folder: Path) ->
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_told(folder: Path) -> None:
+def test_a_checkpoint_of_another_configuration_or_a_damaged_one_is_refused(folder: Path) -> None:
     _run(folder, *_options("run", "--epochs", "1"))
     before = _weights(folder / "run")
     for options, message in [
@@ -325,7 +325,7 @@ _MISTAKES = [
 
 
 @pytest.mark.slow
-def test_mistakes_are_told_in_a_line_and_write_nothing(folder: Path) -> None:
+def test_mistakes_are_reported_in_a_line_and_write_nothing(folder: Path) -> None:
     """All in one process, as most of the time would go into imports."""
     program = """
 import contextlib, io, json, runpy, sys
@@ -335,7 +335,7 @@ auto_decomposition(mine.model(), "info.json")
 torch.save({}, "other.pth")
 sys.path.insert(0, sys.argv[1].rpartition("/")[0])
 import finetune
-told = []
+reported = []
 for options in json.loads(sys.argv[2]):
     sys.argv = [sys.argv[0], "--output", "run", "--model", "mine:model", "--data", "mine:data", *options]
     errors = io.StringIO()
@@ -344,14 +344,14 @@ for options in json.loads(sys.argv[2]):
             finetune.main()
         except SystemExit as error:
             print(error, file=errors)
-    told.append(errors.getvalue())
-print("TOLD" + json.dumps(told))
+    reported.append(errors.getvalue())
+print("REPORTED" + json.dumps(reported))
 """
     done = _run(
         folder, "-c", program, _TOOL[1], json.dumps([mistake for mistake, _ in _MISTAKES]), program=[sys.executable]
     )
-    told = json.loads(done.stdout.partition("TOLD")[2])
-    for (mistake, message), text in zip(_MISTAKES, told, strict=True):
+    reported = json.loads(done.stdout.partition("REPORTED")[2])
+    for (mistake, message), text in zip(_MISTAKES, reported, strict=True):
         assert re.search(message, text, re.DOTALL), (mistake, text)
     assert not (folder / "run").exists()
 

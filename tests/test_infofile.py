@@ -18,7 +18,7 @@ from torch import nn
 from amct_pytorch.errors import AmctError, ConfigError, InfoFileAccessError, InfoFileError, InfoFileNotFound, LayerError
 from amct_pytorch.tensor_decompose import DecompositionConfig, auto_decomposition, decompose_network
 
-from .models import TwoConvs, conv, rows, snapshot
+from .models import TwoConvs, chains, conv, snapshot
 
 # What the reference product writes for its documented example: no key of ours.
 _REFERENCE = [
@@ -62,7 +62,7 @@ def test_entries_stand_in_the_order_of_named_modules(tmp_path: Path) -> None:
     auto_decomposition(model, tmp_path / "info.json", config=DecompositionConfig(layers={"a.z": False}))
     auto_decomposition(model, tmp_path / "info.json")
     names = [entry["ori_layer_info"]["name"] for entry in json.loads((tmp_path / "info.json").read_text())]
-    assert names == ["b", "a.z", "c"] == list(rows(model))
+    assert names == ["b", "a.z", "c"] == list(chains(model))
 
 
 def _edit(*keys: object, to: object) -> Callable[[list[Any]], None]:

@@ -1,4 +1,4 @@
-"""The conformance kit and the whole way of a user, on every kind of device: ``pytest -m cuda``, ``pytest -m npu``."""
+"""The conformance kit and the whole path of a user, on every kind of device: ``pytest -m cuda``, ``pytest -m npu``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from amct_pytorch.benchmark import benchmark
 from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
 from amct_pytorch.validate import validate
 
-from .models import TwoConvs, image, rows, snapshot
+from .models import TwoConvs, chains, image, snapshot
 
 BACKENDS = {point.name: point.load() for point in entry_points(group=GROUP)}
 
@@ -96,8 +96,8 @@ class EndToEnd:
                 output = net(image().to(device))
             output.float().square().mean().backward()
         assert output.dtype == dtype
-        for row in rows(net).values():
-            assert all(bool(stage.weight.grad.cpu().isfinite().all()) for stage in row)
+        for chain in chains(net).values():
+            assert all(bool(stage.weight.grad.cpu().isfinite().all()) for stage in chain)
 
     def test_what_is_saved_on_the_device_is_rebuilt_bit_for_bit(self, backend: Backend, tmp_path: Path) -> None:
         device = backend.device()

@@ -38,8 +38,8 @@ from .models import TwoConvs, conv, image, snapshot
     ],
 )
 def test_a_kept_layer_has_its_reason_in_words(layer: nn.Conv2d, reason: str) -> None:
-    (row,) = plan_decomposition(nn.Sequential(layer)).layers
-    assert (row.decompose, row.reason) == (False, reason)
+    (found,) = plan_decomposition(nn.Sequential(layer)).layers
+    assert (found.decompose, found.reason) == (False, reason)
 
 
 def test_every_kind_of_conv2d_is_in_the_plan_and_every_odd_one_kept() -> None:
@@ -151,7 +151,7 @@ def test_example_inputs_leave_no_trace_in_the_model() -> None:
         (lambda: {"y": image()}, "unexpected keyword"),
     ],
 )
-def test_inputs_that_do_not_fit_are_told_and_leave_no_trace(inputs: Callable[[], object], message: str) -> None:
+def test_inputs_that_do_not_fit_are_refused_and_leave_no_trace(inputs: Callable[[], object], message: str) -> None:
     model = TwoConvs()
     check = snapshot(model)
     with pytest.raises(InputsError, match=message):
@@ -232,7 +232,7 @@ def test_rules_go_by_exact_name_then_patterns_in_order_then_default() -> None:
     assert [layer.reason for layer in kept.layers if not layer.decompose] == ["FixedRank names no rank for it"] * 3
 
 
-def test_progress_is_told_layer_by_layer_or_drawn() -> None:
+def test_progress_is_reported_layer_by_layer_or_drawn() -> None:
     calls: list[tuple[int, int, str]] = []
     plan_decomposition(TwoConvs(), progress=lambda *call: calls.append(call))
     assert [call[:2] for call in calls] == [(1, 2), (2, 2)]
@@ -328,7 +328,7 @@ def test_a_weight_with_gradient_hooks_is_kept() -> None:
 
 
 @pytest.mark.parametrize("wrong", [0, -3, 500])
-def test_a_policy_of_ones_own_is_held_to_its_contract(wrong: int) -> None:
+def test_a_policy_of_ones_own_must_keep_its_contract(wrong: int) -> None:
     class _Own:
         def for_layer(self, names: tuple[str, ...]) -> _Own:
             return self

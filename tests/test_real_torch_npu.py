@@ -172,8 +172,8 @@ try:
     message = None
 except BackendUnavailable as error:
     message = str(error)
-row, _ = auto_decomposition(torch.nn.Conv2d(64, 64, 3))
-response = row(torch.ones(1, 64, 8, 8))
+chain, _ = auto_decomposition(torch.nn.Conv2d(64, 64, 3))
+response = chain(torch.ones(1, 64, 8, 8))
 print(json.dumps({
     "reason": status.reason,
     "message": message,

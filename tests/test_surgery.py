@@ -17,7 +17,7 @@ import amct_pytorch._storage.atomic as durable
 from amct_pytorch.errors import AmctWarning, InfoFileError, LayerError
 from amct_pytorch.tensor_decompose import DecomposedConv2d, auto_decomposition, decompose_network
 
-from .models import TwoConvs, conv, image, rows, snapshot
+from .models import TwoConvs, chains, conv, image, snapshot
 
 
 def test_traced_graph_modules_are_decomposed() -> None:
@@ -55,21 +55,21 @@ def test_a_replaced_layer_answers_as_the_convolution_that_it_replaced() -> None:
     original = nn.Conv2d(64, 80, (3, 5), stride=(2, 1), padding=(1, 2), padding_mode="circular")
     model = nn.Sequential(copy.deepcopy(original))
     auto_decomposition(model)
-    (row,) = model
-    assert isinstance(row, nn.Sequential)
+    (chain,) = model
+    assert isinstance(chain, nn.Sequential)
     for name in nn.Conv2d.__constants__:
         if name == "output_padding":
             continue
-        assert getattr(row, name) == getattr(original, name), name
-    assert row.weight.shape == original.weight.shape
-    assert torch.equal(row.bias, original.bias)
+        assert getattr(chain, name) == getattr(original, name), name
+    assert chain.weight.shape == original.weight.shape
+    assert torch.equal(chain.bias, original.bias)
     x = image(2, 64, 9, 11)
     padded = nn.functional.pad(x, (2, 2, 1, 1), mode="circular")
-    whole = nn.functional.conv2d(padded, row.weight, row.bias, row.stride)
-    torch.testing.assert_close(whole, row(x), rtol=1e-4, atol=1e-5)
+    whole = nn.functional.conv2d(padded, chain.weight, chain.bias, chain.stride)
+    torch.testing.assert_close(whole, chain(x), rtol=1e-4, atol=1e-5)
     for name in ("weight", "stride"):
         with pytest.raises((KeyError, AttributeError)):
-            setattr(row, name, nn.Parameter(original.weight) if name == "weight" else 1)
+            setattr(chain, name, nn.Parameter(original.weight) if name == "weight" else 1)
 
 
 def test_the_users_own_attributes_stay_on_layer_and_weight() -> None:
@@ -105,7 +105,7 @@ def test_references_outside_of_the_module_tree_get_the_new_layer_and_are_named_i
     with pytest.warns(AmctWarning) as caught:
         _, changes = auto_decomposition(model, tmp_path / "info.json")
     assert list(changes) == ["conv", "inner.0", "inner.1"]
-    told = {str(warning.message).split(" outside")[0]: str(warning.message) for warning in caught}
+    warned = {str(warning.message).split(" outside")[0]: str(warning.message) for warning in caught}
     for place, layer, is_set in (
         ("model.ordered[1]['first']", "inner.0", True),
         ("model.plain.layer", "conv", True),
@@ -116,10 +116,10 @@ def test_references_outside_of_the_module_tree_get_the_new_layer_and_are_named_i
         ("model.weak()", "inner.1", False),
         ("model.keyed.keys()", "conv", False),
     ):
-        text = told.pop(f"{place} holds the layer {layer!r}")
+        text = warned.pop(f"{place} holds the layer {layer!r}")
         assert ("now holds the decomposed one" in text) is is_set
         assert ("let it refer to the new layer" in text) is not is_set
-    assert told == {}
+    assert warned == {}
     assert {Path(warning.filename).name for warning in caught} == {Path(__file__).name}
     assert model.alias is model.plain.layer is model.conv
     assert model.ordered[1]["first"] is model.inner[0]
@@ -180,14 +180,14 @@ def test_nested_shared_modules_are_replaced_once_and_everywhere() -> None:
     )
     _, changes = auto_decomposition(model)
     assert list(changes) == ["left.0.0", "left.1.0", "right.a.0", "right.b.0"]
-    assert len({id(row) for row in rows(model).values()}) == 1
+    assert len({id(chain) for chain in chains(model).values()}) == 1
 
 
 def test_mixed_dtypes_and_shared_biases_survive() -> None:
     model = nn.Sequential(conv().half(), conv().double(), conv(), conv())
     model[3].bias = model[2].bias
     auto_decomposition(model)
-    assert [row.weight.dtype for row in model] == [torch.float16, torch.float64, torch.float32, torch.float32]
+    assert [chain.weight.dtype for chain in model] == [torch.float16, torch.float64, torch.float32, torch.float32]
     assert model[3][1].bias is model[2][1].bias
 
 
@@ -197,22 +197,22 @@ def test_a_model_that_is_a_conv_itself_is_left_alone_and_a_new_module_returned(t
     original.register_forward_hook(lambda module, *rest: fired.append(module))
     original.register_load_state_dict_pre_hook(lambda module, *rest: fired.append(module))
     check = snapshot(original)
-    row, changes = auto_decomposition(original, tmp_path / "info.json")
+    chain, changes = auto_decomposition(original, tmp_path / "info.json")
     check()
     assert changes == {"": ["0", "1"]}
-    assert isinstance(row, DecomposedConv2d)
-    assert row[1].bias is not original.bias
+    assert isinstance(chain, DecomposedConv2d)
+    assert chain[1].bias is not original.bias
     x = image(1, 64, 8, 8)
-    row(x)
-    row.load_state_dict(row.state_dict())
+    chain(x)
+    chain.load_state_dict(chain.state_dict())
     original(x)
     original.load_state_dict(original.state_dict())
-    assert fired == [row, row, original, original]
+    assert fired == [chain, chain, original, original]
     rebuilt, rebuilt_changes = decompose_network(original, tmp_path / "info.json")
     check()
     assert rebuilt_changes == changes
-    rebuilt.load_state_dict(row.state_dict())
-    assert torch.equal(rebuilt(x), row(x))
+    rebuilt.load_state_dict(chain.state_dict())
+    assert torch.equal(rebuilt(x), chain(x))
     kept = nn.Conv2d(3, 4, 1)
     assert auto_decomposition(kept) == (kept, {})
 
@@ -299,7 +299,7 @@ def test_one_name_of_a_shared_block_stands_for_all_of_them(tmp_path: Path) -> No
     assert isinstance(model["b"][0], DecomposedConv2d)
 
 
-def test_a_row_that_was_added_to_goes_on_working(tmp_path: Path) -> None:
+def test_a_chain_that_was_added_to_goes_on_working(tmp_path: Path) -> None:
     model, _ = auto_decomposition(nn.Sequential(conv(), conv()))
     model[0].append(nn.ReLU())
     assert auto_decomposition(model)[1] == {}
@@ -309,7 +309,7 @@ def test_a_row_that_was_added_to_goes_on_working(tmp_path: Path) -> None:
         auto_decomposition(model, tmp_path / "info.json")
 
 
-def test_weight_and_bias_of_a_row_keep_their_dtype_in_autocast_and_are_no_parameters_of_their_own() -> None:
+def test_weight_and_bias_of_a_chain_keep_their_dtype_in_autocast_and_are_no_parameters_of_their_own() -> None:
     model, _ = auto_decomposition(nn.Sequential(conv()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model[0].weight.dtype == torch.float32
@@ -317,7 +317,7 @@ def test_weight_and_bias_of_a_row_keep_their_dtype_in_autocast_and_are_no_parame
     assert len(listed) == 1
 
 
-def test_a_file_that_splits_one_of_two_convs_of_one_weight_is_told(tmp_path: Path) -> None:
+def test_a_file_that_splits_one_of_two_convs_of_one_weight_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "info.json"
     single = nn.Sequential(conv())
     auto_decomposition(single, path)
@@ -327,7 +327,7 @@ def test_a_file_that_splits_one_of_two_convs_of_one_weight_is_told(tmp_path: Pat
         decompose_network(model, path)
 
 
-def test_a_row_changed_by_hand_is_told_before_a_file_is_written(tmp_path: Path) -> None:
+def test_a_chain_changed_by_hand_is_reported_before_a_file_is_written(tmp_path: Path) -> None:
     model, _ = auto_decomposition(nn.Sequential(conv(), conv()))
     model[0][0].stride = (1, 2)
     with pytest.raises(LayerError, match="'0': expected a chain of convolutions as a decomposition method makes it"):
@@ -335,7 +335,7 @@ def test_a_row_changed_by_hand_is_told_before_a_file_is_written(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_decompose_network_twice_changes_nothing_and_another_rank_is_told(tmp_path: Path) -> None:
+def test_decompose_network_twice_changes_nothing_and_another_rank_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "info.json"
     auto_decomposition(TwoConvs(), path)
     model, _ = decompose_network(TwoConvs(), path)

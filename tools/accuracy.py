@@ -37,11 +37,9 @@ from amct_pytorch.tensor_decompose import (
 )
 from amct_pytorch.tensor_decompose.calibration.data import Mode
 
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_ROOT / "examples" / "digits"))
-
-from data import accuracy, load_digits_tensors  # noqa: E402  # found through the line above
-from net import load_pretrained  # noqa: E402
+from digits import accuracy, load_digits_tensors, load_pretrained
+from networks import resnet50_without_shortcuts
+from speed import own_peak
 
 RATIOS = (0.25, 0.15, 0.1, 0.08, 0.06, 0.055, 0.05, 0.045, 0.04, 0.03, 0.02)
 TICKS = (0.25, 0.15, 0.1, 0.06, 0.045, 0.03, 0.02)  # ratios whose MACs are written below the picture
@@ -111,31 +109,10 @@ def figure(original: Point, points: list[Point]) -> Figure:
     )
 
 
-def stack() -> nn.Sequential:
-    """The convolutions of a ResNet-50 in a row, with batch normalisations and ReLUs, for images of 224×224."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    channels = 64
-    for index, count in enumerate((3, 4, 6, 3)):
-        width = 64 * 2**index
-        for block in range(count):
-            stride = 2 if index and not block else 1
-            for in_, out, kernel, step in (
-                (channels, width, 1, 1),
-                (width, width, 3, stride),
-                (width, 4 * width, 1, 1),
-            ):
-                layers += [nn.Conv2d(in_, out, kernel, stride=step, padding=kernel // 2, bias=False)]
-                layers += [nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-            channels = 4 * width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)).eval()
-
-
 def cost_here(way: str, batch: int) -> None:
     """Run one of the three sides of the cost in this process; print seconds, CPU seconds and peak GiB."""
-    from speed import own_peak
-
     torch.manual_seed(0)
-    net = stack()
+    net = resnet50_without_shortcuts()
     data: list[Tensor] = list(torch.split(torch.randn(64, 3, 224, 224), batch))
     auto_decomposition(nn.Sequential(nn.Conv2d(64, 64, 3)))  # imports and thread pools
     with torch.no_grad():

@@ -28,20 +28,11 @@ from amct_pytorch.errors import AmctError
 from amct_pytorch.tensor_decompose import auto_decomposition
 from amct_pytorch.validate import ValidationReport, validate
 
+from digits import load_pretrained
 from networks import NETWORKS
 
-_DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
-
-
-def _digits() -> nn.Module:
-    sys.path.insert(0, str(_DIGITS))
-    from net import load_pretrained
-
-    return load_pretrained()
-
-
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
-    "digits": (_digits, (1, 8, 8)),
+    "digits": (load_pretrained, (1, 8, 8)),
     **{name: (build, (3, 224, 224)) for name, build in NETWORKS.items()},
 }
 

@@ -1,72 +1,122 @@
-"""Networks whose convolutions everybody knows, with random weights: for times, which do not depend on them."""
+"""Shapes of well-known networks, and these networks with random weights, on which times do not depend."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-def vgg16() -> nn.Module:
-    """VGG-16's thirteen convolutions (Simonyan & Zisserman 2015, configuration D) and one linear layer."""
-    layers: list[nn.Module] = []
+class Conv(NamedTuple):
+    """Shape of a convolution with a square kernel and as much padding as keeps the size at stride 1."""
+
+    in_channels: int
+    out_channels: int
+    side: int
+    stride: int = 1
+
+    def layer(self, *, bias: bool) -> nn.Conv2d:
+        """The convolution, with weights as torch draws them."""
+        return nn.Conv2d(*self[:3], stride=self.stride, padding=self.side // 2, bias=bias)
+
+
+Bottleneck = tuple[Conv, Conv, Conv]
+"""1×1, 3×3 and 1×1 convolutions around which the input is passed on."""
+
+RESNET_STEM = Conv(3, 64, 7, stride=2)
+RESNET50 = (3, 4, 6, 3)
+"""Bottlenecks in each stage of ResNet-50 (He et al. 2016, table 1)."""
+RESNET101 = (3, 4, 23, 3)
+
+
+def vgg16_stages() -> list[list[Conv]]:
+    """VGG-16's thirteen convolutions (Simonyan & Zisserman 2015, configuration D); a pooling follows each stage."""
+    stages = []
     channels = 3
     for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(count):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-            channels = width
+        stages.append([Conv(channels, width, 3), *[Conv(width, width, 3)] * (count - 1)])
+        channels = width
+    return stages
+
+
+def resnet_bottlenecks(blocks: Sequence[int]) -> Iterator[Bottleneck]:
+    """The bottlenecks of a ResNet in order, strides on the 3×3 convolutions.
+
+    Parameters
+    ----------
+    blocks : sequence of int
+        Bottlenecks in each of the four stages.
+    """
+    channels = RESNET_STEM.out_channels
+    for stage, count in enumerate(blocks):
+        width = 64 * 2**stage
+        for number in range(count):
+            stride = 2 if stage and not number else 1
+            yield Conv(channels, width, 1), Conv(width, width, 3, stride), Conv(width, 4 * width, 1)
+            channels = 4 * width
+
+
+def vgg16() -> nn.Module:
+    """VGG-16's convolutions and one linear layer."""
+    layers: list[nn.Module] = []
+    for stage in vgg16_stages():
+        for conv in stage:
+            layers += [conv.layer(bias=True), nn.ReLU(inplace=True)]
         layers.append(nn.MaxPool2d(2))
-    return _initialised(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)))
+    return _initialised(nn.Sequential(*layers, *_classifier(512)))
 
 
 def resnet50() -> nn.Module:
-    """ResNet-50 (He et al. 2016), strides on the 3×3 convolutions."""
-    return _resnet((3, 4, 6, 3))
+    """ResNet-50."""
+    return _resnet(RESNET50)
 
 
 def resnet101() -> nn.Module:
-    """ResNet-101 (He et al. 2016), strides on the 3×3 convolutions."""
-    return _resnet((3, 4, 23, 3))
+    """ResNet-101."""
+    return _resnet(RESNET101)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"VGG-16": vgg16, "ResNet-50": resnet50, "ResNet-101": resnet101}
 
 
-class _Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions around which the input is passed on."""
+def resnet50_without_shortcuts() -> nn.Sequential:
+    """The convolutions of ResNet-50 one after the other, with batch normalisations and ReLUs, as torch draws them."""
+    layers: list[nn.Module] = [RESNET_STEM.layer(bias=True), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
+    for bottleneck in resnet_bottlenecks(RESNET50):
+        for conv in bottleneck:
+            layers += [*_normalised(conv), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *_classifier(2048)).eval()
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+
+class _Bottleneck(nn.Module):
+    def __init__(self, first: Conv, middle: Conv, last: Conv) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *_normalised(channels, width, 1, 1),
-            nn.ReLU(inplace=True),
-            *_normalised(width, width, 3, stride),
-            nn.ReLU(inplace=True),
-            *_normalised(width, 4 * width, 1, 1),
+            *_normalised(first), nn.ReLU(inplace=True), *_normalised(middle), nn.ReLU(inplace=True), *_normalised(last)
         )
-        same = stride == 1 and channels == 4 * width
-        self.shortcut = nn.Sequential() if same else nn.Sequential(*_normalised(channels, 4 * width, 1, stride))
+        shortcut = Conv(first.in_channels, last.out_channels, 1, middle.stride)
+        same = shortcut.stride == 1 and shortcut.in_channels == shortcut.out_channels
+        self.shortcut = nn.Sequential() if same else nn.Sequential(*_normalised(shortcut))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def _normalised(channels: int, width: int, side: int, stride: int) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, width, side, stride=stride, padding=side // 2, bias=False)
-    return [conv, nn.BatchNorm2d(width)]
+def _normalised(conv: Conv) -> list[nn.Module]:
+    return [conv.layer(bias=False), nn.BatchNorm2d(conv.out_channels)]
+
+
+def _classifier(channels: int) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)]
 
 
 def _resnet(blocks: Sequence[int]) -> nn.Module:
-    layers = [*_normalised(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)]
-    channels = 64
-    for stage, count in enumerate(blocks):
-        for number in range(count):
-            width = 64 * 2**stage
-            layers.append(_Bottleneck(channels, width, stride=2 if stage and not number else 1))
-            channels = 4 * width
-    return _initialised(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)))
+    stem = [*_normalised(RESNET_STEM), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)]
+    bottlenecks = [_Bottleneck(*convs) for convs in resnet_bottlenecks(blocks)]
+    return _initialised(nn.Sequential(*stem, *bottlenecks, *_classifier(2048)))
 
 
 def _initialised(network: nn.Module) -> nn.Module:
@@ -78,5 +128,6 @@ def _initialised(network: nn.Module) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, _Bottleneck):
+            # Each block adds a response of a fifth of the size, so that the sum over dozens stays in range.
             nn.init.constant_(module.body[-1].weight, 0.2)  # type: ignore[arg-type]  # a BatchNorm2d
     return network.eval()

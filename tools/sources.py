@@ -12,25 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from amct_pytorch.errors import ConfigError, InputsError, ModelError
 
-_DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 Datasets = tuple[Dataset[Any], Dataset[Any]]
-
-
-def digits_model() -> nn.Module:
-    """The shipped digits network."""
-    sys.path.insert(0, str(_DIGITS))
-    from net import load_pretrained
-
-    return load_pretrained()
-
-
-def digits_data() -> Datasets:
-    """Its images and labels, for training and for the test."""
-    sys.path.insert(0, str(_DIGITS))
-    from data import load_digits_tensors
-
-    images, labels, test_images, test_labels = load_digits_tensors()
-    return TensorDataset(images, labels), TensorDataset(test_images, test_labels)
 
 
 def named_function(name: str) -> Any:
@@ -62,7 +44,7 @@ def named_function(name: str) -> Any:
 
 def pretrained(name: str | None) -> nn.Module:
     """The user's model, or the digits network."""
-    model = named_function(name)() if name else digits_model()
+    model = named_function(name)() if name else _digits_model()
     if not isinstance(model, nn.Module):
         raise ModelError(f"--model {name}: expected it to return a torch.nn.Module, found {type(model).__name__}")
     return model
@@ -70,7 +52,7 @@ def pretrained(name: str | None) -> nn.Module:
 
 def datasets(name: str | None) -> Datasets:
     """The user's data sets, or the digits."""
-    found = named_function(name)() if name else digits_data()
+    found = named_function(name)() if name else _digits_datasets()
     if not (isinstance(found, tuple | list) and len(found) == 2 and all(map(_is_dataset, found))):
         raise InputsError(
             f"--data {name}: expected it to return two data sets with a length and items (input, label), for training "
@@ -81,3 +63,19 @@ def datasets(name: str | None) -> Datasets:
 
 def _is_dataset(found: object) -> bool:
     return hasattr(found, "__getitem__") and hasattr(found, "__len__") and len(found) > 0
+
+
+# The example has modules named `net` and `data`, as the user may have: it is imported only where it is asked for.
+
+
+def _digits_model() -> nn.Module:
+    from digits import load_pretrained
+
+    return load_pretrained()
+
+
+def _digits_datasets() -> Datasets:
+    from digits import load_digits_tensors
+
+    images, labels, test_images, test_labels = load_digits_tensors()
+    return TensorDataset(images, labels), TensorDataset(test_images, test_labels)

@@ -18,8 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,8 @@ from amct_pytorch._report.text import as_text
 from amct_pytorch.tensor_decompose import auto_decomposition
 from amct_pytorch.tensor_decompose.methods import get_method
 from amct_pytorch.tensor_decompose.model.spec import LayerSpec, spec_of
+
+from networks import RESNET50, RESNET101, RESNET_STEM, Conv, resnet_bottlenecks, vgg16_stages
 
 METHOD = get_method("separable")
 
@@ -62,10 +66,13 @@ def _single(channels: int, side: int, *, large: bool = False) -> Case:
     return Case(f"({channels},{channels},{side},{side})", {(channels, channels, side): 1}, large)
 
 
-def _resnet(name: str, blocks: tuple[int, int, int, int]) -> Case:
-    """The 3×3 convolutions of a ResNet of bottleneck blocks, and its stem."""
-    layers = {(3, 64, 7): 1} | {(64 * 2**i, 64 * 2**i, 3): count for i, count in enumerate(blocks)}
-    return Case(name, layers)
+def _network(name: str, convs: Iterable[Conv]) -> Case:
+    """The convolutions of a network but those with 1×1 kernels."""
+    return Case(name, Counter(conv[:3] for conv in convs if conv.side > 1))
+
+
+def _resnet(name: str, blocks: Sequence[int]) -> Case:
+    return _network(name, [RESNET_STEM, *chain.from_iterable(resnet_bottlenecks(blocks))])
 
 
 CASES = (
@@ -77,13 +84,9 @@ CASES = (
     _single(1024, 5, large=True),
     _single(2048, 3, large=True),
     _single(2048, 5, large=True),
-    Case(
-        "VGG-16",
-        {(3, 64, 3): 1, (64, 64, 3): 1, (64, 128, 3): 1, (128, 128, 3): 1, (128, 256, 3): 1, (256, 256, 3): 2,
-         (256, 512, 3): 1, (512, 512, 3): 5},
-    ),
-    _resnet("ResNet-50", (3, 4, 6, 3)),
-    _resnet("ResNet-101", (3, 4, 23, 3)),
+    _network("VGG-16", chain.from_iterable(vgg16_stages())),
+    _resnet("ResNet-50", RESNET50),
+    _resnet("ResNet-101", RESNET101),
     Case(
         "Stable Diffusion UNet",
         {(320, 320, 3): 10, (320, 640, 3): 1, (640, 640, 3): 10, (640, 1280, 3): 1, (1280, 1280, 3): 19,

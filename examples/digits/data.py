@@ -2,8 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 
@@ -15,6 +13,10 @@ def load_digits_tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     train_images, train_labels, test_images, test_labels : Tensor
         Images are float32 in [0, 1] of shape (N, 1, 8, 8), labels are int64 of shape (N,).
     """
+    # Imported here, as the accuracy on other data can be measured without scikit-learn.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     # The grey levels are the integers 0 to 16.
     images = (digits.images[:, None] / 16.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Architectures that nobody here wrote: planned, decomposed, run, saved, rebuilt, and compared bit for bit."""
+"""Networks written by others: planned, decomposed, run, saved, rebuilt, and compared bit for bit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
 
-from .models import rows, snapshot
-from .zoo import ZOO, Architecture
+from .foreign_architectures import ARCHITECTURES, Architecture
+from .models import chains, snapshot
 
 
 def _outputs(model: nn.Module, architecture: Architecture) -> list[Tensor]:
@@ -32,11 +32,11 @@ def _build(architecture: Architecture, seed: int) -> nn.Module:
     return architecture.build().eval()
 
 
-# Some keep a conv in a plain list too: told in a warning, and put right, or the comparison would fail.
+# Some keep a convolution in a plain list too. The warning says so; the reference is put right, or the outputs differed.
 @pytest.mark.filterwarnings("ignore::amct_pytorch.errors.AmctWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ZOO, ids=lambda architecture: architecture.name)
-def test_a_model_nobody_here_wrote(architecture: Architecture, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda architecture: architecture.name)
+def test_a_network_of_another_library(architecture: Architecture, tmp_path: Path) -> None:
     model = _build(architecture, 0)
     original = _outputs(model, architecture)
     inputs = architecture.inputs()
@@ -52,7 +52,7 @@ def test_a_model_nobody_here_wrote(architecture: Architecture, tmp_path: Path) -
 
     model, changes = plan.apply(model, tmp_path / "info.json")
     assert sorted(changes) == sorted(decomposed)
-    assert list(rows(model)) == list(changes)
+    assert list(chains(model)) == list(changes)
     assert plan.parameters_after == sum(parameter.numel() for parameter in model.parameters())
     expected = _outputs(model, architecture)
     assert [tensor.shape for tensor in expected] == [tensor.shape for tensor in original]

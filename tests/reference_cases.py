@@ -1,4 +1,4 @@
-"""Convolutions for which the reference product's mode and rank are known (data/reference_cases.json)."""
+"""Convolutions for which AMCT's mode and rank are known (data/reference_cases.json)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class GoldenCase:
-    """One convolution; mode is None where the reference keeps it."""
+class ReferenceCase:
+    """One convolution; mode is None where AMCT keeps it."""
 
     seed: int
     in_channels: int
@@ -54,7 +54,7 @@ class GoldenCase:
         return weight.astype(np.float32)
 
 
-def cases() -> list[GoldenCase]:
+def cases() -> list[ReferenceCase]:
     """All of them."""
     text = (Path(__file__).parent / "data" / "reference_cases.json").read_text(encoding="utf-8")
-    return [GoldenCase(**case) for case in json.loads(text)]
+    return [ReferenceCase(**case) for case in json.loads(text)]

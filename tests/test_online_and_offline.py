@@ -1,12 +1,10 @@
-"""The seeds' two flows, end to end, each step in a process of its own as a user would have it."""
+"""AMCT's two flows, end to end: decompose and train in one process, or rebuild and train in another."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 _PRELUDE = """
 import sys
@@ -47,26 +45,23 @@ def train(net):
     return losses
 """
 
-_PRETRAIN = "torch.manual_seed(0); torch.save(Net().state_dict(), f'{folder}/net.pth')"
-
-_DECOMPOSE = """
+_DECOMPOSE_AND_TRAIN = """
+torch.manual_seed(0)
 net = Net()
-net.load_state_dict(torch.load(f"{folder}/net.pth"))
+pretrained = {name: value.clone() for name, value in net.state_dict().items()}
 net, changes = auto_decomposition(model=net, decompose_info_path=f"{folder}/made/decompose_info.json")
 assert list(changes) == ["body.2", "body.5", "body.7", "again"], changes
 torch.save(net.state_dict(), f"{folder}/made/decomposed_weights.pth")
 x = torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(3))
 torch.save((x, net.eval()(x), changes), f"{folder}/made/response.pth")
-"""
 
-_ONLINE = """
 net = Net()
-net.load_state_dict(torch.load(f"{folder}/net.pth"))
+net.load_state_dict(pretrained)
 net, changes = auto_decomposition(model=net)
 print(train(net))
 """
 
-_OFFLINE = """
+_REBUILD_AND_TRAIN = """
 torch.manual_seed(5)  # other initial weights than the decomposed ones
 net = Net()
 net, changes = decompose_network(model=net, decompose_info_path=f"{folder}/made/decompose_info.json")
@@ -87,16 +82,8 @@ def _run(program: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("flows")
-    _run(_PRETRAIN, folder)
-    return folder
-
-
-def test_offline_flow_equals_the_online_model_bit_for_bit_and_trains_alike(folder: Path) -> None:
-    _run(_DECOMPOSE, folder)
-    offline = _run(_OFFLINE, folder)
-    online = _run(_ONLINE, folder)
+def test_the_offline_flow_equals_the_online_one_bit_for_bit_and_trains_alike(tmp_path: Path) -> None:
+    online = _run(_DECOMPOSE_AND_TRAIN, tmp_path)
+    offline = _run(_REBUILD_AND_TRAIN, tmp_path)
     assert offline == online
     assert offline.count(",") == 2
