@@ -21,7 +21,7 @@ from ._deploy.ascend_tools import Conversion, Timing, convert, time_compiled
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
 from ._deploy.onnx_file import ExportReport, on_host, outputs_of, require_extra, write_onnx
 from ._report.units import save_json
-from ._run.placement import batch_size_of
+from ._run.inputs import batch_size_of
 from ._storage.drafts import checked_place, drafted
 from .errors import ConfigError, ExportAccessError
 

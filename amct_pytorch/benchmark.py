@@ -16,17 +16,17 @@ from ._measure.benchmark_report import WHOLE, BenchmarkReport, BenchmarkRun, Lay
 from ._measure.pairing import Pair, pairs_of
 from ._measure.timing import Comparison, compare
 from ._report.units import name_of
-from ._run.isolation import call_with, checked_inputs, run_model, untouched_generators, watched
+from ._run.inputs import batch_size_of, call_with, checked_inputs, resized, run_model
+from ._run.intercept import watched
+from ._run.isolation import untouched_generators
 from ._run.placement import (
     backend_of,
-    batch_size_of,
     checked_dtypes,
     memory_errors_named,
     placed_inputs,
     placed_model,
     ran_out_of_memory,
     released,
-    resized,
 )
 from ._run.progress import Report, Steps, reporting
 from .backend import Backend

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._run.isolation import map_tensors
+from ._run.tensors import map_tensors
 from ._storage.sealed import (
     MANIFEST,
     check_replaceable,

@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 from ._measure.pairing import Pair, pairs_of
 from ._measure.validation_report import DtypeValidation, LayerValidation, ValidationReport
 from ._report.units import name_of, ratio_of
-from ._run.isolation import checked_inputs, run_model, untouched_generators
+from ._run.inputs import check_finite, checked_inputs, run_model
+from ._run.isolation import untouched_generators
 from ._run.placement import (
     backend_of,
-    check_finite,
     checked_dtypes,
     memory_errors_named,
     placed_inputs,

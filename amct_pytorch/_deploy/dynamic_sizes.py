@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._run.isolation import map_tensors
-from .._run.placement import batch_size_of, resized
+from .._run.inputs import batch_size_of, resized
+from .._run.tensors import map_tensors
 from ..errors import ConfigError
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ..._run.isolation import described, leaving_no_trace
+from ..._run.inputs import described
+from ..._run.isolation import leaving_no_trace
 from ...errors import AmctError, ConfigError, InputsError
 
 Mode = Literal["whiten", "refit", "reconstruct"]
-Forward = Callable[[Tensor], Tensor]
 
 # Every so many batches one is held back, beginning with the second, until there are so many.
 _HELD_BACK_EVERY = 8
@@ -245,16 +245,6 @@ class Runs:
                 f"calibration batch {index} ({described(batch)}): the model fails on it: "
                 f"{type(error).__name__}: {error}"
             ) from error
-
-
-@contextlib.contextmanager
-def acting(functions: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Let layers compute something else for a while, between the user's own hooks."""
-    with contextlib.ExitStack() as stack:
-        for layer, function in functions.items():
-            stack.callback(vars(layer).pop, "forward", None)
-            vars(layer)["forward"] = function
-        yield
 
 
 def _default_forward(model: nn.Module, batch: Any) -> object:

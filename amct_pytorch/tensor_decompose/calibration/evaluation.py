@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from ..._run.intercept import Forward, acting
 from ..._run.process_group import Team
-from ..methods.linalg import widened
-from .data import Forward, Runs, acting
+from ..._run.tensors import widened
+from .data import Runs
 from .moments import responses_at, sample_positions
 
 # Of each response of the original that is compared with one of the decomposed network, so many positions are kept.

@@ -7,13 +7,15 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ..._run.intercept import Forward, acting
 from ..._run.process_group import Team
 from ..._run.progress import Report
+from ..._run.tensors import is_finite
 from ...errors import LayerError, warn_user
-from ..methods.linalg import exact_matmul, is_finite
+from ..methods.linalg import exact_matmul
 from ..methods.weight_group import Job
 from ..model.spec import ConvSpec
-from .data import Calibration, EndOfRun, Forward, Mode, Runs, acting
+from .data import Calibration, EndOfRun, Mode, Runs
 from .layer_fit import (
     Fitted,
     bias_of,

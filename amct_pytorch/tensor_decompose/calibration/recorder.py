@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..._run.tensors import is_finite, widened
 from ...errors import InputsError
-from ..methods.linalg import is_finite, widened
 from ..model.spec import ConvSpec
 from .moments import MomentSums, Positions, halves_of, patches_at, responses_at, sample_positions
 

@@ -20,12 +20,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..._run.intercept import Forward, acting
 from ..._run.process_group import Team
 from ..._run.progress import Report
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import Job
 from ..model.chain import DecomposedConv2d
-from .data import EndOfRun, Forward, Runs, acting
+from .data import EndOfRun, Runs
 from .layer_fit import Fitted, bias_of, offsets_of, relative_error, rows_for
 from .least_squares import composed
 from .recorder import Watch

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..._run.tensors import widened
 from ...errors import ConfigError
 from ..config import DecompositionConfig
 from ..model.layers import Found
 from ..model.spec import ConvSpec, host_weight
 from . import Factors, Method, get_method
-from .linalg import widened
 
 
 @dataclass(frozen=True)

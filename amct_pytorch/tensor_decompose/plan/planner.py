@@ -12,9 +12,10 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from ..._run.isolation import Calls, input_sizes
+from ..._run.intercept import Calls, input_sizes
 from ..._run.process_group import Team
 from ..._run.progress import Report
+from ..._run.tensors import is_finite
 from ..._run.workers import run_all
 from ...errors import LayerError
 from ..calibration.data import Calibration, Runs
@@ -23,7 +24,7 @@ from ..calibration.layer_fit import rows_for
 from ..calibration.passes import fit_to_data
 from ..config import DecompositionConfig
 from ..methods import Factors, get_method
-from ..methods.linalg import exact_matmul, is_finite
+from ..methods.linalg import exact_matmul
 from ..methods.weight_group import Job
 from ..model.layers import Found
 from ..model.spec import ConvSpec, host_weight
