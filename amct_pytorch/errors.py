@@ -17,7 +17,7 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── DeviceError (RuntimeError)           the device cannot do what is asked of it
     ├── ExportError (RuntimeError)           the model cannot be exported
     ├── ExportAccessError (OSError)          what was exported cannot be written
-    └── RankFailed (RuntimeError)            another process of the group failed, or is gone
+    └── ProcessFailed (RuntimeError)         another process of the group failed, or is gone
 
     AmctWarning (UserWarning)                worth knowing, but the result is right
 """
@@ -93,8 +93,12 @@ class ExportAccessError(AmctError, OSError):
     """What was exported cannot be written where it was asked for."""
 
 
-class RankFailed(AmctError, RuntimeError):
-    """Another rank of the process group has failed, with its message, or is gone. Nothing was changed here either."""
+class ProcessFailed(AmctError, RuntimeError):
+    """Another process of the group has failed, with its message, or is gone. Nothing was changed here either."""
+
+
+RankFailed = ProcessFailed
+"""The former name of `ProcessFailed`, for code that was written with it."""
 
 
 class AmctWarning(UserWarning):

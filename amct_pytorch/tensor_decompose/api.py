@@ -9,7 +9,8 @@ from typing import cast
 
 from torch import nn
 
-from .._run.process_group import Team, team
+from .._run.process_group import ProcessGroup as Team
+from .._run.process_group import joined_processes
 from .._run.progress import Report, reporting
 from .._storage.atomic import check_writable, read_text
 from ..errors import ConfigError, InfoFileError, LayerError, warn_user
@@ -69,8 +70,8 @@ def auto_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
-    with team(distributed) as ranks:
-        if decompose_info_path is not None and ranks.rank == 0:
+    with joined_processes(distributed) as ranks:
+        if decompose_info_path is not None and ranks.index == 0:
             check_writable(decompose_info_path)
         plan = _plan(ranks, model, config, calibration, example_inputs, progress)
     return plan.apply(model, decompose_info_path)
@@ -118,7 +119,7 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
-    with team(distributed) as ranks:
+    with joined_processes(distributed) as ranks:
         return _plan(ranks, model, config, calibration, example_inputs, progress)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from ..._run.intercept import Forward, acting
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup as Team
 from ..._run.tensors import widened
 from .data import Runs
 from .moments import responses_at, sample_positions

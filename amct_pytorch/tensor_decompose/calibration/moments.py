@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup as Team
 from ..methods.linalg import exact_matmul
 from ..model.spec import ConvSpec, Pair
 from .least_squares import Moments

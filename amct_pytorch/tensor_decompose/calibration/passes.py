@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..._run.intercept import Forward, acting
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup as Team
 from ..._run.progress import Report
 from ..._run.tensors import is_finite
 from ...errors import LayerError, warn_user

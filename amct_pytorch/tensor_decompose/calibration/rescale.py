@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._run.intercept import Forward, acting
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup as Team
 from ..._run.progress import Report
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import Job

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ..._report.table import format_table
-from ..._run.process_group import Team, team
+from ..._run.process_group import ProcessGroup as Team
+from ..._run.process_group import joined_processes
 from ..._storage.atomic import check_writable, sync_folder_of, write_text
 from ...errors import LayerError
 from ..calibration.evaluation import Outcome
@@ -151,17 +152,17 @@ class DecompositionPlan:
             It is not the model that the plan was made from.
         InfoFileAccessError
             The file cannot be written. After any error model and file are as they were.
-        RankFailed
-            Another rank of those that made the plan has failed.
+        ProcessFailed
+            Another process of those that made the plan has failed.
         """
-        with team(self.together) as ranks:
+        with joined_processes(self.together) as ranks:
             return self._apply(model, decompose_info_path, ranks)
 
     def _apply(
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None, ranks: Team
     ) -> tuple[nn.Module, dict[str, list[str]]]:
         check_model(model)
-        if decompose_info_path is not None and ranks.rank == 0:
+        if decompose_info_path is not None and ranks.index == 0:
             check_writable(decompose_info_path)
         replacements = self._replacements(model)
         if decompose_info_path is None:
@@ -172,10 +173,10 @@ class DecompositionPlan:
         entries = {entry.name: entry for entry in [*planned, *entries_of_rows(rows_of(model))]}
         text = dump([entries[name] for name in ["", *slots(model)] if name in entries])
         with replaced(model, replacements) as result:
-            if ranks.rank == 0:
+            if ranks.index == 0:
                 write_text(decompose_info_path, text)
             ranks.gather(None)
-        if ranks.rank == 0:
+        if ranks.index == 0:
             sync_folder_of(decompose_info_path)
         return result
 

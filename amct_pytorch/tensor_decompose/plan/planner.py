@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..._run.intercept import Calls, input_sizes
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup as Team
 from ..._run.progress import Report
 from ..._run.tensors import is_finite
 from ..._run.workers import run_all
@@ -176,9 +176,9 @@ def _check_same_on_all_ranks(jobs: Sequence[Job], team: Team) -> None:
         for name in [*own, *other]:
             if own.get(name) != other.get(name):
                 raise LayerError(
-                    f"layer {name!r} is not to be decomposed alike on rank {rank} and rank {team.rank} of the process "
-                    "group: give every rank the same model with the same weights and the same config, or decompose "
-                    "on each by itself with distributed=False"
+                    f"layer {name!r} is not to be decomposed alike in process {rank} and process {team.index} of the "
+                    "group: give every process the same model with the same weights and the same config, or "
+                    "decompose in each by itself with distributed=False"
                 )
 
 
