@@ -118,7 +118,7 @@ def _validate(
 ) -> DtypeValidation:
     before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
     arguments = placed_inputs(inputs, backend, device, dtype)
-    tolerance = backend.tolerance(dtype)
+    tolerance = backend.tolerance(dtype, device)
     pairs = pairs_of(before, after)
     sums: dict[nn.Module, _Sums] = {pair.original: _Sums(pair.decomposed) for pair in pairs}
     name_of_layer: dict[nn.Module, str] = {pair.original: pair.name for pair in pairs}

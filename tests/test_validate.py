@@ -79,7 +79,7 @@ def test_errors_of_several_calls_are_added_up() -> None:
 
 def test_a_device_that_is_wrong_is_told() -> None:
     class TooProud(CpuBackend):  # type: ignore[misc,valid-type]
-        def tolerance(self, dtype: torch.dtype) -> Tolerance:
+        def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
             return Tolerance(norm=1e-9, worst=1e-9)
 
     report = validate(*_pair(), image(), TooProud())
