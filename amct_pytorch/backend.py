@@ -177,13 +177,7 @@ class Backend(abc.ABC):
     def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
         """How far a decomposed layer may be from its float64 reference under `exact_numerics`.
 
-        Parameters
-        ----------
-        dtype
-            Of weights and inputs.
-        device
-            Of the two, as one device of a backend may be less exact than another. What is asked before does not
-            matter: the answer is the same inside and outside of `exact_numerics`.
+        The answer does not depend on whether it is asked inside of `exact_numerics`.
         """
 
     @abc.abstractmethod

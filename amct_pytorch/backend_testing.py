@@ -323,10 +323,8 @@ def _check_chain(chain: nn.Module, number: int, backend: Backend, device: torch.
     exact = copy.deepcopy(chain).double()
     chain = chain.to(device)
     cotangent = torch.randn(exact(image.double()).shape, generator=draw).to(dtype)
-    expected, found = (
-        _responses(exact, image.double(), cotangent.double()),
-        _responses(chain, image.to(device), cotangent.to(device)),
-    )
+    expected = _responses(exact, image.double(), cotangent.double())
+    found = _responses(chain, image.to(device), cotangent.to(device))
     tolerance = backend.tolerance(dtype, device)
     for (what, reference), (_, response) in zip(expected, found, strict=True):
         factor = 1 if what == "response" else _BACKWARD_FACTOR
