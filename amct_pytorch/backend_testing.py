@@ -45,7 +45,7 @@ _CONVS: list[dict[str, Any]] = [
     {"in_channels": 64, "out_channels": 96, "kernel_size": 3, "padding": 1, "padding_mode": "circular"},
 ]
 
-# Gradients add up roundings of the forward pass and their own.
+# A gradient has the rounding errors of the forward pass and of the backward pass, which takes two products.
 _BACKWARD_FACTOR = 4
 
 

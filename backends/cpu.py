@@ -23,8 +23,8 @@ _INSTRUCTIONS = {
     torch.float16: {"avx512_fp16", "amx_fp16", "fphp", "asimdhp"},
 }
 
-# Rounding to the type between the two convolutions and after them, and sums in float32; with a margin of four
-# over what was seen.
+# Between the two convolutions and after them responses are rounded to the type; sums are in float32. Four times the
+# largest errors that were measured.
 _TOLERANCES = {
     torch.float64: Tolerance(norm=1e-14, worst=1e-13),
     torch.float32: Tolerance(norm=4e-6, worst=2e-5),

@@ -29,6 +29,7 @@ _FAMILIES = [
     (r"Ascend950", "Ascend 950"),
 ]
 
+# As on a GPU: the same formats, and sums in float32 in an order of the device's own.
 _TOLERANCES = {
     torch.float32: Tolerance(norm=1e-5, worst=5e-5),
     torch.float16: Tolerance(norm=2e-3, worst=1e-2),
@@ -52,6 +53,7 @@ _IMPORT_FAILURES = [
     ("undefined symbol", "torch, torch_npu and CANN do not fit each other: install versions that do"),
 ]  # fmt: skip
 
+# Unless it is 0, `import torch` imports torch_npu where that is installed.
 _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 

@@ -27,7 +27,7 @@ def watched(layers: Iterable[nn.Module], record: Callable[[nn.Module, Tensor], N
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            # In front of the user's own hooks, which may fail or draw in a way of theirs.
+            # In front of the user's own hooks, which may fail, or draw random numbers.
             stack.callback(layer.register_forward_pre_hook(hook, prepend=True, with_kwargs=True).remove)
         yield
 
