@@ -192,7 +192,7 @@ def test_a_subclass_of_a_container_is_put_back_past_what_it_overrides() -> None:
         def __setitem__(self, *_: object) -> None:
             raise AssertionError("no user's code is to run")
 
-        clear = __iter__ = __setitem__  # type: ignore[assignment]
+        clear = __iter__ = __len__ = __bool__ = __setitem__  # type: ignore[assignment]
 
     model = Holder(lambda own: own.history.append(1))
     model.history = History([0])

@@ -49,8 +49,10 @@ class HeldState:
 
     def put_back(self) -> None:
         """Have the modules hold what they held. What did not change is not touched."""
-        for container in filter(None, self._empty):
-            cast(_Container, self._handling[type(container)]).refill(container, [])
+        for container in self._empty:
+            kind = cast(_Container, self._handling[type(container)])
+            if kind.length(container):
+                kind.refill(container, [])
         for kind, container, content in self._containers:
             now = kind.content(container)
             if len(now) != len(content) or not all(map(is_, now, content)):
@@ -67,13 +69,15 @@ class HeldState:
                 handling = self._handling[type(value)] = _handling_of(type(value))
             if handling is None or id(value) in self._seen:
                 continue
+            if isinstance(handling, _Container) and not levels:
+                continue
             self._seen.add(id(value))
             if not isinstance(handling, _Container):
                 with contextlib.suppress(NotImplementedError, TypeError):  # it cannot be copied
                     self._others.append(handling(value))
-            elif not value:
+            elif not handling.length(value):
                 self._empty.append(value)
-            elif levels:
+            else:
                 content = handling.content(value)
                 self._containers.append((handling, value, content))
                 self._take(content, levels - 1)
@@ -91,6 +95,7 @@ class HeldState:
 class _Container(NamedTuple):
     """How to look into a kind of container, past whatever a subclass overrides."""
 
+    length: Callable[[Any], int]
     content: Callable[[Any], list[Any]]
     refill: Callable[[Any, list[Any]], object]
 
@@ -105,7 +110,7 @@ def _mapping(kind: Any) -> _Container:
         for key, value in zip(content[:half], content[half:], strict=True):
             kind.__setitem__(container, key, value)
 
-    return _Container(content, refill)
+    return _Container(kind.__len__, content, refill)
 
 
 def _refill_list(container: Any, content: list[Any]) -> None:
@@ -200,10 +205,10 @@ def _script_attributes(module: torch.jit.ScriptModule) -> Iterator[PutBack]:
 _KINDS: list[tuple[type, _Container | Callable[[Any], PutBack]]] = [
     (OrderedDict, _mapping(OrderedDict)),
     (dict, _mapping(dict)),
-    (list, _Container(lambda container: list.__getitem__(container, slice(None)), _refill_list)),
-    (set, _Container(lambda container: list(set.__iter__(container)), _refill_set)),
-    (deque, _Container(lambda container: list(deque.__iter__(container)), _refill_deque)),
-    (tuple, _Container(lambda container: list(tuple.__iter__(container)), _refill_tuple)),
+    (list, _Container(list.__len__, lambda container: list.__getitem__(container, slice(None)), _refill_list)),
+    (set, _Container(set.__len__, lambda container: list(set.__iter__(container)), _refill_set)),
+    (deque, _Container(deque.__len__, lambda container: list(deque.__iter__(container)), _refill_deque)),
+    (tuple, _Container(tuple.__len__, lambda container: list(tuple.__iter__(container)), _refill_tuple)),
     (Tensor, _tensor),
     (torch.Generator, _torch_generator),
     (random.Random, _python_generator),
