@@ -155,6 +155,25 @@ def test_what_a_forward_changes_is_put_back(change: str, ending: str) -> None:
     assert model.training
 
 
+def test_tensors_whose_values_cannot_be_compared_are_left_or_put_back() -> None:
+    def change(model: Any) -> None:
+        model.changed.mul_(3)
+
+    model = Holder(change)
+    model.unchanged = {
+        "sparse": torch.eye(3).to_sparse(),
+        "rows": torch.eye(3).to_sparse_csr(),
+        "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "without values": torch.ones(2, device="meta"),
+        "without a shape": nn.parameter.UninitializedBuffer(),
+    }
+    unchanged = dict(model.unchanged)
+    model.changed = torch.eye(3).to_sparse()
+    plan_decomposition(model, example_inputs=INPUTS)
+    assert all(value is unchanged[key] for key, value in model.unchanged.items())
+    assert torch.equal(model.changed.to_dense(), torch.eye(3))
+
+
 def test_calibration_leaves_the_same_attributes() -> None:
     model = Holder(_fill_dict)
     before = _state(model)
@@ -229,7 +248,7 @@ def test_ten_thousand_modules_take_no_time_to_speak_of() -> None:
     without = time.perf_counter() - begin
     begin = time.perf_counter()
     plan_decomposition(model, example_inputs=INPUTS)
-    assert time.perf_counter() - begin < without + 5
+    assert time.perf_counter() - begin < without + 15
 
 
 def test_a_layer_gets_its_own_forward_back() -> None:

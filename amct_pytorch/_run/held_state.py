@@ -73,7 +73,7 @@ class HeldState:
                 continue
             self._seen.add(id(value))
             if not isinstance(handling, _Container):
-                with contextlib.suppress(NotImplementedError, TypeError):  # it cannot be copied
+                with contextlib.suppress(NotImplementedError, TypeError, ValueError):  # it cannot be copied
                     self._others.append(handling(value))
             elif not handling.length(value):
                 self._empty.append(value)
@@ -133,9 +133,14 @@ def _refill_tuple(container: Any, content: list[Any]) -> None:
 
 def _tensor(tensor: Tensor) -> PutBack:
     value = tensor.detach().clone()
+    writes = None if tensor.is_inference() else tensor._version
 
     def put_back() -> None:
-        if _is_same(tensor, value):
+        try:
+            same = _is_same(tensor, value)
+        except RuntimeError:  # of a layout whose values cannot be compared: sparse, nested
+            same = tensor._version == writes
+        if same:
             return
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             try:
