@@ -24,7 +24,8 @@ from ._deploy.onnx_file import on_host, outputs_of, require_extra, write_onnx
 from ._report.json_file import save_json
 from ._report.report import Report
 from ._report.table import Table
-from ._run.placement import batch_size_of
+from ._run.arguments import setting_error
+from ._run.inputs import batch_size_of
 from ._storage.folders import new_folder
 from ._storage.paths import access_errors, folder_to_write
 from .errors import ConfigError, ConfigTypeError, ExportAccessError
@@ -203,17 +204,19 @@ def _checked_targets(soc_versions: Sequence[str]) -> list[Target]:
         and all(isinstance(name, str) for name in soc_versions)
     )
     if not are_names or not soc_versions:
-        raise (ConfigError if are_names else ConfigTypeError)(
-            f"soc_versions must be a list of names such as ['Ascend910B3'], found {soc_versions!r}"
+        raise setting_error(
+            f"soc_versions must be a list of names such as ['Ascend910B3'], found {soc_versions!r}",
+            of_right_type=are_names,
         )
     return [target_of(name) for name in dict.fromkeys(soc_versions)]
 
 
 def _check_precision(precision: object) -> None:
     if precision not in PRECISIONS:
-        raise (ConfigError if isinstance(precision, str) else ConfigTypeError)(
+        raise setting_error(
             f"precision must be one of {', '.join(PRECISIONS)}, which ATC knows as --precision_mode_v2, found "
-            f"{precision!r}; values of the older --precision_mode, which excludes it, are not among them"
+            f"{precision!r}; values of the older --precision_mode, which excludes it, are not among them",
+            of_right_type=isinstance(precision, str),
         )
 
 

@@ -31,7 +31,7 @@ GROUP = "amct_pytorch.backends"
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """One device, as it tells of itself.
+    """One device, as it describes itself.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class Backend(abc.ABC):
         Raises
         ------
         BackendUnavailable, ConfigError
-            As of `check_index`.
+            See `check_index`.
         """
         self.check_index(index)
         return torch.device(self.name, index)
@@ -153,7 +153,7 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
-        """Seconds a call takes on the device, over a number of calls in a row.
+        """Seconds a call takes on the device, the mean over a number of calls one after another.
 
         The device is idle before the first, and the last is done before the clock stops.
         """
@@ -174,8 +174,11 @@ class Backend(abc.ABC):
         """Channels that the device computes for the price of one: ranks are worth raising to a multiple of this."""
 
     @abc.abstractmethod
-    def tolerance(self, dtype: torch.dtype) -> Tolerance:
-        """How far a decomposed layer may be from its float64 reference under `exact_numerics`."""
+    def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
+        """How far a decomposed layer may be from its float64 reference under `exact_numerics`.
+
+        The answer does not depend on whether it is asked inside of `exact_numerics`.
+        """
 
     @abc.abstractmethod
     def settings(self, device: torch.device) -> dict[str, str]:
@@ -190,7 +193,7 @@ class Backend(abc.ABC):
     def fallbacks(self) -> Iterator[list[str]]:
         """Watch for operators that run on the CPU for lack of the device's own: their names, when the block ends.
 
-        A device may tell of each operator only once per process.
+        A device may report each operator only once per process.
         """
         yield []
 
@@ -230,7 +233,8 @@ class BackendStatus:
         return self.reason is None
 
     def __str__(self) -> str:
-        return f"{self.name}: {'available' if self.available else f'unavailable: {self.reason}'}"
+        found = "available" if self.available else f"unavailable: {self.reason}"
+        return f"{self.name}: {found} ({self.source})"
 
 
 class Registry:

@@ -45,7 +45,7 @@ _CONVS: list[dict[str, Any]] = [
     {"in_channels": 64, "out_channels": 96, "kernel_size": 3, "padding": 1, "padding_mode": "circular"},
 ]
 
-# Gradients add up roundings of the forward pass and their own.
+# A gradient has the rounding errors of the forward pass and of the backward pass, which takes two products.
 _BACKWARD_FACTOR = 4
 
 
@@ -63,7 +63,7 @@ class BackendConformance:
     backend: ClassVar[Callable[[], Backend]]
     index: ClassVar[int] = 0
 
-    def test_availability_is_told_in_words(self) -> None:
+    def test_availability_is_stated_in_words(self) -> None:
         """Whether it is available is answered without an exception, and where it is not, with a reason."""
         backend = type(self).backend()
         available, reason = backend.is_available(), backend.unavailable_reason()
@@ -96,16 +96,21 @@ class BackendConformance:
                 continue
             raise AssertionError(f"device({index}) must raise ConfigError where there are {len(infos)} devices")
 
-    def test_ranks_and_tolerances_are_told_for_every_type(self) -> None:
-        """A rank multiple of at least one, and a tolerance that is no loose cannon."""
-        backend = self._available()
+    def test_every_type_has_a_rank_multiple_and_a_tolerance(self) -> None:
+        """A rank multiple of at least one, and a tolerance that no wrong result is within, whenever it is asked for."""
+        backend, device = self._placed()
         for dtype in backend.devices()[self.index].dtypes:
-            multiple, tolerance = backend.rank_multiple(dtype), backend.tolerance(dtype)
+            multiple, tolerance = backend.rank_multiple(dtype), backend.tolerance(dtype, device)
             _check(isinstance(multiple, int) and multiple >= 1, f"rank_multiple({dtype}) is {multiple!r}")
             _check(isinstance(tolerance, Tolerance), f"tolerance({dtype}) must be a Tolerance, found {tolerance!r}")
             # Wrong by a tenth is wrong in every type.
             fits = 0 < tolerance.norm <= tolerance.worst <= 0.1
             _check(fits, f"tolerance({dtype}): expected 0 < norm <= worst <= 0.1, found {tolerance!r}")
+            with backend.exact_numerics(device):
+                inside = backend.tolerance(dtype, device)
+            for when, found in (("inside", inside), ("after", backend.tolerance(dtype, device))):
+                same = found == tolerance
+                _check(same, f"tolerance({dtype}) is {tolerance!r}, but {when} of exact_numerics() it is {found!r}")
         _check(backend.rank_multiple(torch.int8) >= 1, "rank_multiple(torch.int8) serves later quantisation")
 
     def test_settings_are_words(self) -> None:
@@ -137,10 +142,10 @@ class BackendConformance:
             return (time.perf_counter() - start) / calls
 
         pairs = [(backend.time(fn, device=device, calls=calls), until_at_hand()) for _ in range(6)][1:]
-        told, true = (statistics.median(column) for column in zip(*pairs, strict=True))
-        found = f"time() says {told:.2e} s, but the result takes {true:.2e} s"
-        _check(told > true / 2, f"{found}: it must synchronise")
-        _check(told < true * 3, f"{found}: it must be in seconds a call")
+        said, true = (statistics.median(column) for column in zip(*pairs, strict=True))
+        found = f"time() says {said:.2e} s, but the result takes {true:.2e} s"
+        _check(said > true / 2, f"{found}: it must synchronise")
+        _check(said < true * 3, f"{found}: it must be in seconds a call")
 
     def test_synchronize_waits_for_the_device(self) -> None:
         """After it, a result is at hand at once."""
@@ -198,17 +203,17 @@ class BackendConformance:
         with backend.prepared(device), backend.exact_numerics(device):
             for dtype in backend.devices()[self.index].dtypes:
                 for number in range(len(_CONVS)):
-                    row, _ = auto_decomposition(_conv(number, dtype), config=_config())
-                    _check_row(row, number, backend, device, dtype)
+                    chain, _ = auto_decomposition(_conv(number, dtype), config=_config())
+                    _check_chain(chain, number, backend, device, dtype)
 
     def test_convolutions_run_on_the_device_itself(self) -> None:
         """No operator of a decomposed layer falls back to the CPU."""
         backend, device = self._placed()
-        row, _ = auto_decomposition(_conv(0, torch.float32), config=_config())
+        chain, _ = auto_decomposition(_conv(0, torch.float32), config=_config())
         with backend.prepared(device):
-            row = row.to(device)
+            chain = chain.to(device)
             with backend.fallbacks() as names:
-                row(torch.ones(1, 64, 8, 8, device=device)).sum().backward()
+                chain(torch.ones(1, 64, 8, 8, device=device)).sum().backward()
         _check(names == [], f"run on the CPU for lack of the device's own: {names}")
 
     def test_out_of_memory_is_recognised(self) -> None:
@@ -224,7 +229,7 @@ class BackendConformance:
         backend.release_memory(device)
 
     def test_a_decomposed_network_validates(self) -> None:
-        """The way a user asks whether the device is right."""
+        """The device is found right when asked as a user asks: by `validate`."""
         backend, _ = self._placed()
         network = nn.Sequential(_conv(0, torch.float32), nn.BatchNorm2d(96), nn.ReLU(), _conv(1, torch.float32)).eval()
         decomposed, _ = auto_decomposition(copy.deepcopy(network), config=_config())
@@ -276,7 +281,7 @@ def _check_same(before: dict[str, object], after: dict[str, object], what: str) 
 
 
 def _settings(backend: Backend, device: torch.device) -> dict[str, object]:
-    """Those that the backend tells of, and those of torch's own that every device obeys."""
+    """Those that the backend names, and those of torch's own that every device obeys."""
     return {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
@@ -311,18 +316,16 @@ def _config() -> DecompositionConfig:
     return DecompositionConfig(rank=FixedRank(32))
 
 
-def _check_row(row: nn.Module, number: int, backend: Backend, device: torch.device, dtype: torch.dtype) -> None:
-    """Compare responses and gradients of a row on the device with those in float64 on the host."""
+def _check_chain(chain: nn.Module, number: int, backend: Backend, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare responses and gradients of a chain on the device with those in float64 on the host."""
     draw = torch.Generator().manual_seed(100 + number)
     image = torch.randn(2, _CONVS[number]["in_channels"], 12, 13, generator=draw).to(dtype)
-    exact = copy.deepcopy(row).double()
-    row = row.to(device)
+    exact = copy.deepcopy(chain).double()
+    chain = chain.to(device)
     cotangent = torch.randn(exact(image.double()).shape, generator=draw).to(dtype)
-    expected, found = (
-        _responses(exact, image.double(), cotangent.double()),
-        _responses(row, image.to(device), cotangent.to(device)),
-    )
-    tolerance = backend.tolerance(dtype)
+    expected = _responses(exact, image.double(), cotangent.double())
+    found = _responses(chain, image.to(device), cotangent.to(device))
+    tolerance = backend.tolerance(dtype, device)
     for (what, reference), (_, response) in zip(expected, found, strict=True):
         factor = 1 if what == "response" else _BACKWARD_FACTOR
         difference = response.cpu().double() - reference
@@ -337,11 +340,11 @@ def _check_row(row: nn.Module, number: int, backend: Backend, device: torch.devi
         )
 
 
-def _responses(row: nn.Module, image: Tensor, cotangent: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _responses(chain: nn.Module, image: Tensor, cotangent: Tensor) -> Iterator[tuple[str, Tensor]]:
     image = image.detach().requires_grad_()
-    response = row(image)
+    response = chain(image)
     response.backward(cotangent)
     yield "response", response.detach()
     yield "gradient of the input", cast(Tensor, image.grad)
-    for name, parameter in row.named_parameters():
+    for name, parameter in chain.named_parameters():
         yield f"gradient of {name}", cast(Tensor, parameter.grad)

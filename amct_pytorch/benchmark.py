@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ._measure.benchmark_report import WHOLE, BenchmarkReport, BenchmarkRun, LayerBenchmark
-from ._measure.pairing import Pair, pairs_of
-from ._measure.timing import Comparison, compare
-from ._report.units import name_of
-from ._run.isolation import call_with, checked_inputs, run_model, untouched_generators, watched
-from ._run.placement import (
-    backend_of,
-    batch_size_of,
-    checked_dtypes,
-    memory_errors_named,
-    placed_inputs,
-    placed_model,
-    ran_out_of_memory,
-    released,
-    resized,
-)
+from ._measure.benchmark_report import BenchmarkReport, BenchmarkRun, LayerBenchmark
+from ._measure.benchmark_run import benchmark_runs
+from ._measure.benchmark_setting import Setting
+from ._measure.pairing import pairs_of
+from ._run.arguments import is_whole, setting_error
+from ._run.inputs import batch_size_of, checked_inputs
+from ._run.isolation import untouched_generators
+from ._run.placement import backend_of, checked_dtypes
 from ._run.progress import Report, Steps, reporting
 from .backend import Backend
-from .errors import ConfigError, ConfigTypeError, DeviceError, warn_user
-from .tensor_decompose.model.spec import macs_over_calls, spec_of
+from .errors import ConfigError
 
 __all__ = ["BenchmarkReport", "BenchmarkRun", "LayerBenchmark", "benchmark"]
 
@@ -50,10 +38,13 @@ def benchmark(
 ) -> BenchmarkReport:
     """Time a model and its decomposed form on a device, in turn, as wholes and layer by layer.
 
-    See `amct_pytorch._measure.timing` for how. Both run in eval mode without gradients, under the process's own
-    settings of precision, which the report names. A layer is timed on random values of the shapes that reach it;
-    layers that are alike are timed once. Weights do not matter to the times, so a model from `decompose_network`
-    will do.
+    The two are timed in 25 pairs of groups of calls, in changing order, each group some milliseconds long and begun
+    with a cold cache. A speed-up is the median of the 25 ratios, with a bootstrap confidence interval of 99 %, so that
+    drift and interruptions of the machine hit both alike.
+
+    Both run in eval mode without gradients, under the process's own settings of precision, which the report names. A
+    layer is timed on random values of the shapes that reach it; layers that are alike are timed once. Weights do not
+    matter to the times, so a model from `decompose_network` will do.
 
     Parameters
     ----------
@@ -64,7 +55,7 @@ def benchmark(
     inputs
         A tensor, a tuple of arguments, or a mapping of keywords; on any device.
     backend
-        A name as `list_backends` tells them, or a `Backend`.
+        A name of `list_backends`, or a `Backend`.
     index
         Number of the device.
     batch_sizes
@@ -105,189 +96,9 @@ def benchmark(
         steps = Steps(report, len(types) * len(sizes) * (1 + compiled) * (count + 1))
         with chosen.prepared(device):
             for dtype, size in itertools.product(types, sizes):
-                setting = _Setting(chosen, device, dtype, compiled, steps, fallbacks)
-                runs += _at_most(size, original, decomposed, inputs, setting)
+                setting = Setting(chosen, device, dtype, compiled, steps, fallbacks)
+                runs += benchmark_runs(size, original, decomposed, inputs, setting)
     return BenchmarkReport(info, tuple(runs))
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What the measurements of one type have in common."""
-
-    backend: Backend
-    device: torch.device
-    dtype: torch.dtype
-    compiled: bool
-    steps: Steps
-    fallbacks: dict[str, None]  # seen so far, in their order
-
-    def compare(self, before: Callable[[], object], after: Callable[[], object], name: str) -> Comparison:
-        comparison = compare(before, after, backend=self.backend, device=self.device)
-        self.steps.done(name)
-        return comparison
-
-
-def _at_most(
-    size: int | None, original: nn.Module, decomposed: nn.Module, inputs: Any, setting: _Setting
-) -> list[BenchmarkRun]:
-    """The runs at a batch size, or at the largest half, quarter… of it that the memory suffices for."""
-    backend, device = setting.backend, setting.device
-    notes: tuple[str, ...] = ()
-    while size is not None and size > 1:
-        try:
-            with released(backend, device):
-                return _measure(original, decomposed, resized(inputs, size), setting, notes)
-        except Exception as error:
-            if not ran_out_of_memory(backend, error):
-                raise
-        text = f"a batch of {size} does not fit into the memory of {device} in {name_of(setting.dtype)}"
-        warn_user(f"{text}: halved to {size // 2}")
-        notes = (*notes, f"{text}.")
-        size //= 2
-    arguments = inputs if size is None else resized(inputs, size)
-    with released(backend, device), memory_errors_named(backend, device, arguments):
-        return _measure(original, decomposed, arguments, setting, notes)
-
-
-def _measure(
-    original: nn.Module, decomposed: nn.Module, inputs: Any, setting: _Setting, notes: tuple[str, ...]
-) -> list[BenchmarkRun]:
-    """The eager run, and the compiled one where asked for."""
-    backend, device, dtype = setting.backend, setting.device, setting.dtype
-    before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
-    arguments = placed_inputs(inputs, backend, device, dtype)
-    pairs = pairs_of(before, after)
-    arrivals: dict[nn.Module, list[torch.Tensor]] = {pair.original: [] for pair in pairs}
-
-    def record(layer: nn.Module, arrived: torch.Tensor) -> None:
-        blank = torch.empty_strided(arrived.shape, arrived.stride(), dtype=arrived.dtype, device="meta")
-        arrivals[layer].append(blank)
-
-    called = f"inputs on {device} in {name_of(dtype)}"
-    with backend.fallbacks() as names:
-        with watched(arrivals, record):
-            run_model(before, arguments, called)
-        run_model(after, arguments, called)
-    setting.fallbacks.update(dict.fromkeys(names))
-    memory = [_peak_memory(model, arguments, setting) for model in (before, after)]
-    runs = []
-    for compiled in (False, True) if setting.compiled else (False,):
-        whole = _compiled_pair(before, after, backend) if compiled else (before, after)
-        with _compile_errors_named(device) if compiled else contextlib.nullcontext():
-            calls = [_call_of(model, arguments) for model in whole]
-            comparison = setting.compare(calls[0], calls[1], WHOLE)
-            layers = _compare_layers(pairs, arrivals, setting, compiled)
-        runs.append(
-            BenchmarkRun(
-                dtype=dtype,
-                batch_size=batch_size_of(inputs),
-                compiled=compiled,
-                settings=backend.settings(device),
-                layers=layers,
-                model=comparison,
-                parameters=_parameters(before),
-                parameters_after=_parameters(after),
-                peak_memory=None if compiled else memory[0],
-                peak_memory_after=None if compiled else memory[1],
-                fallbacks=tuple(setting.fallbacks),
-                notes=notes,
-            )
-        )
-    return runs
-
-
-def _compare_layers(
-    pairs: Sequence[Pair], arrivals: dict[nn.Module, list[torch.Tensor]], setting: _Setting, compiled: bool
-) -> tuple[LayerBenchmark, ...]:
-    measured: dict[object, Comparison] = {}
-    layers = []
-    for pair in pairs:
-        arrived = arrivals[pair.original]
-        kinds = Counter((tuple(blank.shape), blank.stride(), blank.dtype) for blank in arrived)
-        alike = (spec_of(pair.original), pair.decomposed.stages, tuple(kinds.items()))
-        if alike in measured:
-            setting.steps.done(pair.name)
-        elif arrived:
-            measured[alike] = _compare_layer(pair, arrived, setting, compiled)
-        spec, stages = spec_of(pair.original), pair.decomposed.stages
-        shapes = [blank.shape for blank in arrived]
-        layers.append(
-            LayerBenchmark(
-                name=pair.name,
-                conv=str(spec),
-                mode=pair.mode,
-                rank=pair.rank,
-                calls=len(arrived),
-                parameters=spec.parameters,
-                parameters_after=sum(stage.parameters for stage in stages),
-                macs=macs_over_calls([spec], shapes),
-                macs_after=macs_over_calls(stages, shapes),
-                comparison=measured.get(alike),
-            )
-        )
-    return tuple(layers)
-
-
-def _compare_layer(pair: Pair, arrived: Sequence[torch.Tensor], setting: _Setting, compiled: bool) -> Comparison:
-    draw = torch.Generator("cpu").manual_seed(0)
-    made: dict[object, torch.Tensor] = {}
-    images = []
-    for blank in arrived:
-        kind = (blank.shape, blank.stride())
-        if kind not in made:
-            # Drawn and laid out on the host: not every device can do either.
-            values = torch.empty_strided(blank.shape, blank.stride(), dtype=torch.float32, device="cpu")
-            made[kind] = values.normal_(generator=draw).to(setting.device, blank.dtype)
-        images.append(made[kind])
-    layers: tuple[Callable[..., object], Callable[..., object]] = (pair.original, pair.decomposed)
-    if compiled:
-        layers = _compiled_pair(pair.original, pair.decomposed, setting.backend)
-    return setting.compare(_calls_of(layers[0], images), _calls_of(layers[1], images), pair.name)
-
-
-def _peak_memory(model: nn.Module, arguments: Any, setting: _Setting) -> int:
-    """Bytes at the peak of a forward pass, with those that the model holds itself."""
-    with setting.backend.peak_memory(setting.device) as peak:
-        call_with(model, arguments)
-    return peak.bytes + sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-
-
-def _compiled_pair(
-    before: nn.Module, after: nn.Module, backend: Backend
-) -> tuple[Callable[..., object], Callable[..., object]]:
-    # Compiled code is kept by the code of the module's class, of which only so many forms are compiled: those of the
-    # layers before must not count.
-    torch.compiler.reset()
-    return backend.compile(before), backend.compile(after)
-
-
-@contextlib.contextmanager
-def _compile_errors_named(device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, DeviceError):
-            raise
-        raise DeviceError(
-            f"the models cannot be compiled for {device} ({type(error).__name__}: {error}): "
-            "leave compiled=True out, or mend what torch.compile names"
-        ) from error
-
-
-def _call_of(model: Callable[..., object], arguments: Any) -> Callable[[], object]:
-    return lambda: call_with(model, arguments)
-
-
-def _calls_of(layer: Callable[..., object], images: Sequence[torch.Tensor]) -> Callable[[], object]:
-    def call() -> None:
-        for image in images:
-            layer(image)
-
-    return call
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _checked_batch_sizes(batch_sizes: Sequence[int] | None, inputs: Any) -> list[int | None]:
@@ -296,14 +107,11 @@ def _checked_batch_sizes(batch_sizes: Sequence[int] | None, inputs: Any) -> list
         return [own]
     is_list = isinstance(batch_sizes, Collection)
     if not is_list or not batch_sizes:
-        raise (ConfigError if is_list else ConfigTypeError)(
-            f"batch_sizes must be a list of numbers, found {batch_sizes!r}"
-        )
+        raise setting_error(f"batch_sizes must be a list of numbers, found {batch_sizes!r}", of_right_type=is_list)
     for size in batch_sizes:
-        is_whole = isinstance(size, int) and not isinstance(size, bool)
-        if not is_whole or size < 1:
-            raise (ConfigError if is_whole else ConfigTypeError)(
-                f"batch_sizes must hold whole numbers from 1 on, found {size!r}"
+        if not is_whole(size) or size < 1:
+            raise setting_error(
+                f"batch_sizes must hold whole numbers from 1 on, found {size!r}", of_right_type=is_whole(size)
             )
     if not own:
         raise ConfigError("batch_sizes needs inputs whose first tensor has a sample at least along its first axis")

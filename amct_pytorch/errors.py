@@ -19,7 +19,7 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── ExportError (RuntimeError)           the model cannot be exported
     ├── ExportAccessError (OSError)          what was exported cannot be written
     ├── ReportAccessError (OSError)          a report cannot be written
-    └── RankFailed (RuntimeError)            another process of the group failed, or is gone
+    └── ProcessFailed (RuntimeError)         another process of the group failed, or is gone
 
     AmctWarning (UserWarning)                worth knowing, but the result is right
 """
@@ -32,6 +32,7 @@ import sys
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _NAMED = 3  # of a long list of names, the first few show what it is about
@@ -105,8 +106,12 @@ class ReportAccessError(AmctError, OSError):
     """A report, or a picture of it, cannot be written where it was asked for."""
 
 
-class RankFailed(AmctError, RuntimeError):
-    """Another rank of the process group has failed, with its message, or is gone. Nothing was changed here either."""
+class ProcessFailed(AmctError, RuntimeError):
+    """Another process of the group has failed, with its message, or is gone. Nothing was changed here either."""
+
+
+RankFailed = ProcessFailed
+"""The former name of `ProcessFailed`, for code that was written with it."""
 
 
 class AmctWarning(UserWarning):
@@ -114,11 +119,34 @@ class AmctWarning(UserWarning):
 
 
 def warn_user(text: str) -> None:
-    """Give an `AmctWarning` that points at the line of the user's which called into this package."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_code.co_filename.startswith((_PACKAGE, contextlib.__file__)):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, AmctWarning, stacklevel=level)
+    """Give an `AmctWarning` that points at the line of the user's which called into this package.
+
+    A backend gives its warnings by it too. Its own lines are no user's line either: those of the package of whoever
+    calls this are passed over like those of this one.
+    """
+    entered = sys._getframe(1)
+    giver = _package_of(entered)
+    frame: FrameType | None = entered
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE) or _package_of(frame) == giver:
+            entered = frame
+        frame = frame.f_back
+    user = entered.f_back or entered
+    while user.f_code.co_filename == contextlib.__file__ and user.f_back:  # a with statement of the user's
+        user = user.f_back
+    warnings.warn_explicit(
+        text,
+        AmctWarning,
+        user.f_code.co_filename,
+        user.f_lineno,
+        module=user.f_globals.get("__name__"),
+        registry=user.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def _package_of(frame: FrameType) -> str | None:
+    """The package that a frame's code is in; the module where that is in none."""
+    return frame.f_globals.get("__package__") or frame.f_globals.get("__name__")
 
 
 def listed(names: Collection[str]) -> str:

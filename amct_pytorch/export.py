@@ -11,9 +11,10 @@ from torch import nn
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes
 from ._deploy.export_report import ExportCheck, ExportReport, TensorInfo
 from ._deploy.onnx_file import on_host, require_extra, write_onnx
+from ._run.arguments import check_whole
 from ._storage.atomic import new_file
 from ._storage.paths import file_to_write
-from .errors import ConfigError, ConfigTypeError, ExportAccessError
+from .errors import ExportAccessError
 
 __all__ = ["ExportCheck", "ExportReport", "TensorInfo", "export_onnx"]
 
@@ -70,9 +71,7 @@ def export_onnx(
     """
     require_extra()
     place = file_to_write(path, "path", ExportAccessError)
-    is_whole = isinstance(opset, int) and not isinstance(opset, bool)
-    if not is_whole or opset < 1:
-        raise (ConfigError if is_whole else ConfigTypeError)(f"opset must be a positive integer, found {opset!r}")
+    check_whole("opset", opset)
     copied, given = on_host(model, inputs)
     dynamic = Dynamic(checked_batches(dynamic_batch, given), checked_image_sizes(dynamic_image_size, given))
     with new_file(place, ExportAccessError) as draft:

@@ -23,8 +23,8 @@ _INSTRUCTIONS = {
     torch.float16: {"avx512_fp16", "amx_fp16", "fphp", "asimdhp"},
 }
 
-# Rounding to the type between the two convolutions and after them, and sums in float32; with a margin of four
-# over what was seen.
+# Between the two convolutions and after them responses are rounded to the type; sums are in float32. Four times the
+# largest errors that were measured.
 _TOLERANCES = {
     torch.float64: Tolerance(norm=1e-14, worst=1e-13),
     torch.float32: Tolerance(norm=4e-6, worst=2e-5),
@@ -109,7 +109,7 @@ class CpuBackend(Backend):
         """Channels in a block of oneDNN's formats: a vector of float32, whatever the type."""
         return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
 
-    def tolerance(self, dtype: torch.dtype) -> Tolerance:
+    def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
         """Sums are in float32 for the half-precision types."""
         return _TOLERANCES[dtype]
 
@@ -163,7 +163,7 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux tells of the first processor; empty elsewhere."""
+    """What Linux says of the first processor; empty elsewhere."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -180,7 +180,7 @@ def _total_memory() -> int:
 
 
 def _cache() -> int:
-    """Bytes of the last-level cache; 0 where Linux does not tell."""
+    """Bytes of the last-level cache; 0 where Linux does not say."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with contextlib.suppress(OSError, ValueError):

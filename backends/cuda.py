@@ -71,7 +71,7 @@ class CudaBackend(AcceleratorBackend):
         """Channels that tensor cores take at once: 16 bytes of them, and 8 at least."""
         return max(8, 16 // dtype.itemsize)
 
-    def tolerance(self, dtype: torch.dtype) -> Tolerance:
+    def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
         """Sums are in float32 for the half-precision types."""
         return _TOLERANCES[dtype]
 
@@ -129,7 +129,7 @@ def _info(backend: str, index: int) -> DeviceInfo:
 
 
 def _driver() -> str | None:
-    """Version of the kernel's driver, as Linux tells it."""
+    """Version of the kernel's driver, as Linux gives it."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:

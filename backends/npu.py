@@ -29,6 +29,7 @@ _FAMILIES = [
     (r"Ascend950", "Ascend 950"),
 ]
 
+# As on a GPU: the same formats, and sums in float32 in an order of the device's own.
 _TOLERANCES = {
     torch.float32: Tolerance(norm=1e-5, worst=5e-5),
     torch.float16: Tolerance(norm=2e-3, worst=1e-2),
@@ -52,6 +53,7 @@ _IMPORT_FAILURES = [
     ("undefined symbol", "torch, torch_npu and CANN do not fit each other: install versions that do"),
 ]  # fmt: skip
 
+# Unless it is 0, `import torch` imports torch_npu where that is installed.
 _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
@@ -75,14 +77,19 @@ class NpuBackend(AcceleratorBackend):
 
     @contextlib.contextmanager
     def exact_numerics(self, device: torch.device) -> Iterator[None]:
-        """HF32 off. Where the device cannot do without, a warning says so and `tolerance` is HF32's."""
+        """HF32 off, but for the convolutions of a device that has nothing else, of which a warning says so."""
+        with self._without_hf32():
+            if self._only_hf32(device):
+                self.module.conv.allow_hf32 = True
+            yield
+
+    @contextlib.contextmanager
+    def _without_hf32(self) -> Iterator[None]:
         switches = [self.module.conv, self.module.matmul]
         before = [switch.allow_hf32 for switch in switches]
         try:
             for switch in switches:
                 switch.allow_hf32 = False
-            if self._only_hf32(device):
-                self.module.conv.allow_hf32 = True
             yield
         finally:
             for switch, allowed in zip(switches, before, strict=True):
@@ -94,11 +101,12 @@ class NpuBackend(AcceleratorBackend):
         return {}
 
     def _only_hf32(self, device: torch.device) -> bool:
-        """Whether a float32 convolution fails, or comes out in HF32, although that is switched off."""
+        """Whether a float32 convolution fails, or comes out in HF32, although that is switched off. Tried out once."""
         if device not in self._hf32_found:
             try:
-                how = self._how_only_hf32(device)
-            except RuntimeError:  # with HF32 too, for want of memory or so: whoever convolves next is told why
+                with self._without_hf32():
+                    how = self._how_only_hf32(device)
+            except RuntimeError:  # with HF32 too, for lack of memory or so: the next convolution raises it again
                 return False
             self._hf32_found[device] = how
             if how is not None:
@@ -137,9 +145,9 @@ class NpuBackend(AcceleratorBackend):
 
     @contextlib.contextmanager
     def fallbacks(self) -> Iterator[list[str]]:
-        """The operators that torch_npu tells of as run on the CPU.
+        """The operators that torch_npu reports as run on the CPU.
 
-        It tells of each once per process, and by standard error, past Python's warnings. What is written there
+        It reports each once per process, and by standard error, past Python's warnings. What is written there
         during the block appears when it ends. Nothing is seen where TORCH_CPP_LOG_LEVEL is above WARNING.
         """
         names: list[str] = []
@@ -153,9 +161,9 @@ class NpuBackend(AcceleratorBackend):
         """Side of the cube unit's blocks: 16, and 32 along the sums of int8."""
         return 32 if dtype == torch.int8 else 16
 
-    def tolerance(self, dtype: torch.dtype) -> Tolerance:
-        """Sums are in float32; float32 itself is HF32 where the device was seen to do no better."""
-        if dtype == torch.float32 and any(self._hf32_found.values()):
+    def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
+        """Sums are in float32; float32 itself is HF32 where the device can do no better."""
+        if dtype == torch.float32 and self._only_hf32(device):
             return _HF32_TOLERANCE
         return _TOLERANCES[dtype]
 
@@ -312,7 +320,7 @@ def _info(backend: str, index: int) -> DeviceInfo:
     dtypes = (torch.float32, torch.float16) + ((torch.bfloat16,) if module.is_bf16_supported() else ())
     versions = {"torch": torch.__version__, "torch_npu": sys.modules["torch_npu"].__version__}
     for library in ("CANN", "DRIVER"):
-        with contextlib.suppress(Exception):  # an older torch_npu does not tell, a stranger installation fails to
+        with contextlib.suppress(Exception):  # an older torch_npu does not say, and a broken installation fails to
             versions[library.replace("DRIVER", "driver")] = module.utils.get_cann_version(library)
     return DeviceInfo(
         backend=backend,

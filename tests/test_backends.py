@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from amct_pytorch.backend import (
     GROUP,
     Backend,
     Registry,
+    Tolerance,
     available_backends,
     get_backend,
     list_backends,
@@ -28,6 +30,10 @@ from amct_pytorch.backend import (
 )
 from amct_pytorch.backend_testing import BackendConformance
 from amct_pytorch.errors import AmctWarning, BackendUnavailable, ConfigError
+from amct_pytorch.tensor_decompose import auto_decomposition
+from amct_pytorch.validate import validate
+
+from .models import conv
 
 CpuBackend = type(get_backend("cpu"))
 OURS = list(entry_points(group=GROUP))
@@ -37,7 +43,7 @@ def test_our_three_backends_are_installed() -> None:
     statuses = {status.name: status for status in list_backends()}
     assert list(statuses) == ["cpu", "cuda", "npu"]
     assert statuses["cpu"].available
-    assert str(statuses["cpu"]) == "cpu: available"
+    assert str(statuses["cpu"]) == "cpu: available (amct_backends.cpu:CpuBackend)"
     assert available_backends() == [name for name, status in statuses.items() if status.available]
 
 
@@ -107,6 +113,7 @@ def test_a_plugin_that_fails_when_asked_is_unavailable() -> None:
     registry = Registry([_point("faulty", f"{__name__}:FaultyBackend")])
     (status,) = registry.statuses()
     assert "asked whether it is available, it fails with OSError: no bus" in str(status.reason)
+    assert str(status).endswith(f"OSError: no bus ({__name__}:FaultyBackend)")
 
 
 def test_of_two_backends_of_one_name_the_first_is_used_and_a_warning_names_both() -> None:
@@ -184,6 +191,51 @@ def test_a_third_partys_plugin_is_found_once_installed_and_passes_the_kit(tmp_pa
     assert re.search(r"\n\d+ passed in", done.stdout), done.stdout
 
 
+WARNING = """
+    import contextlib
+    from amct_pytorch.errors import warn_user
+    from amct_backends.cpu import CpuBackend
+
+    class WarningBackend(CpuBackend):
+        name = "warning"
+
+        def check_index(self, index):
+            self.warn("an index")
+            super().check_index(index)
+
+        @contextlib.contextmanager
+        def exact_numerics(self, device):
+            self.warn("numerics")
+            yield
+
+        def warn(self, text):
+            warn_user(text)
+"""
+
+
+def test_a_warning_of_a_third_partys_backend_points_at_the_users_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "warning_backend.py").write_text(textwrap.dedent(WARNING))
+    monkeypatch.syspath_prepend(tmp_path)
+    backend = Registry([_point("warning", "warning_backend:WarningBackend")]).get("warning")
+    original = conv().eval()
+    decomposed, _ = auto_decomposition(copy.deepcopy(original))
+
+    def use() -> None:
+        backend.check_index(0)
+        with backend.exact_numerics(torch.device("cpu")):
+            validate(original, decomposed, torch.ones(1, 64, 8, 8), backend)
+
+    with pytest.warns(AmctWarning) as caught:
+        use()
+    assert [str(warning.message) for warning in caught] == ["an index", "numerics", "an index", "numerics"]
+    assert {warning.filename for warning in caught} == {__file__}
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    starts = [lines[warning.lineno - 1].split("(")[0].strip() for warning in caught]
+    assert starts == ["backend.check_index", "with backend.exact_numerics", "validate", "validate"]
+
+
 class FaultyBackend(CpuBackend):  # type: ignore[misc,valid-type]
     """Cannot say whether it is available."""
 
@@ -223,7 +275,7 @@ class NoSynchronisation(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class OncePerGroup(CpuBackend):  # type: ignore[misc,valid-type]
-    """Tells the time of all calls for that of one."""
+    """Gives the time of all calls for that of one."""
 
     def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
         return super().time(fn, device=device, calls=calls) * calls
@@ -250,6 +302,20 @@ class DefaultsForFlags(CpuBackend):  # type: ignore[misc,valid-type]
             yield
         finally:
             torch.backends.cudnn.benchmark = False
+
+
+class TolerantOnceUsed(CpuBackend):  # type: ignore[misc,valid-type]
+    """Knows how exact it is only once it has been made so."""
+
+    used = False
+
+    @contextlib.contextmanager
+    def exact_numerics(self, device: torch.device) -> Iterator[None]:
+        self.used = True
+        yield
+
+    def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
+        return Tolerance(0.01, 0.05) if self.used else Tolerance(1e-6, 1e-5)
 
 
 class BlindToMemory(CpuBackend):  # type: ignore[misc,valid-type]
@@ -300,10 +366,15 @@ class Silent(CpuBackend):  # type: ignore[misc,valid-type]
             "test_prepared_gives_the_settings_back",
             "inside of itself .* cudnn.benchmark: True → False",
         ),
+        (
+            TolerantOnceUsed,
+            "test_every_type_has_a_rank_multiple_and_a_tolerance",
+            r"is Tolerance\(norm=1e-06.* but inside of exact_numerics\(\) it is Tolerance\(norm=0.01",
+        ),
         (BlindToMemory, "test_peak_memory_sees_an_allocation", "64 MiB were allocated, found 0.0"),
         (NoMemoryErrors, "test_out_of_memory_is_recognised", "must be True of RuntimeError"),
         (EveryIndex, "test_devices_describe_themselves", r"device\(-1\) must raise ConfigError"),
-        (Silent, "test_availability_is_told_in_words", "must be in words, found ''"),
+        (Silent, "test_availability_is_stated_in_words", "must be in words, found ''"),
     ],
 )
 def test_the_kit_fails_on_a_broken_backend(broken: type[Backend], check: str, why: str) -> None:
@@ -322,7 +393,7 @@ def test_the_kit_skips_with_the_reason_where_the_device_is_absent() -> None:
     if point.load()().is_available():
         pytest.skip("there is a CUDA device here")
     kit = type("Kit", (BackendConformance,), {"backend": point.load()})()
-    kit.test_availability_is_told_in_words()
+    kit.test_availability_is_stated_in_words()
     with pytest.raises(BaseException, match="CUDA") as caught:
         kit.test_settings_are_words()
     assert type(caught.value).__name__ == "SkipTest"

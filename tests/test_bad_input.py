@@ -185,13 +185,14 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "MissingExtra": ImportError,
         "BackendUnavailable": RuntimeError,
         "DeviceError": RuntimeError,
-        "RankFailed": RuntimeError,
+        "ProcessFailed": RuntimeError,
         "ExportError": RuntimeError,
         "ExportAccessError": OSError,
         "ReportAccessError": OSError,
     }
     kinds = {
-        name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AmctError)
+        kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AmctError)
     }
+    assert errors.RankFailed is errors.ProcessFailed  # its former name
     assert kinds.keys() == {"AmctError", *builtin}
     assert all(issubclass(kinds[name], builtin[name]) for name in builtin)

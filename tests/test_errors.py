@@ -71,7 +71,7 @@ _WRONG_TYPES: list[tuple[str, Callable[[Path], object]]] = [
     ("plan must be a DecompositionPlan or its text, found int", _save(plan=3)),
     ("training_state must be a dict, found list", _save(training_state=[3])),
     ("path must be the path of a file, found 3", _onnx(path=3)),
-    ("opset must be a positive integer, found '18'", _onnx(opset="18")),
+    ("opset must be a whole number from 1 on, found '18'", _onnx(opset="18")),
     ("dynamic_batch must be True or a list .*, found 3", _onnx(dynamic_batch=3)),
     ("dynamic_batch must be True or a list .*, found .'4'.", _onnx(dynamic_batch=["4"])),
     ("dynamic_image_size must be True or a list .*, found 3", _onnx(dynamic_image_size=3)),
@@ -108,7 +108,7 @@ def test_a_wrong_type_is_a_type_error_and_a_config_error(
 _WRONG_VALUES: list[tuple[str, Callable[[Path], object]]] = [
     ("decompose_info_path must be the path of a file, found ''", lambda _: auto_decomposition(TwoConvs(), "")),
     ("directory must be the path of a directory, found 'a.x00b'", _save(directory="a\0b")),
-    ("opset must be a positive integer, found 0", _onnx(opset=0)),
+    ("opset must be a whole number from 1 on, found 0", _onnx(opset=0)),
     ("dynamic_batch must be True or a list .*, found .0.", _onnx(dynamic_batch=[0])),
     (r"dynamic_image_size must be True or a list .*, found \[\(32,\)\]", _onnx(dynamic_image_size=[(32,)])),
     ("soc_versions must be a list of names", _ascend(soc_versions=[])),

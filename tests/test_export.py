@@ -239,7 +239,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
         "path must be the path .*, found ''",
         lambda _: export_onnx(TwoConvs(), image(), ""),
     ),
-    "no opset": (ConfigError, "opset must be a positive integer, found '18'", _export(opset="18")),
+    "no opset": (ConfigError, "opset must be a whole number from 1 on, found '18'", _export(opset="18")),
     "old opset": (ExportError, "at opset 18, not at 15", _export(opset=15)),
     "no batches": (ConfigError, "dynamic_batch must be", _export(dynamic_batch=[0])),
     "no list": (ConfigError, "dynamic_batch must be", _export(dynamic_batch=8)),

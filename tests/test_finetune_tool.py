@@ -184,11 +184,11 @@ def test_an_epoch_with_autocast_on_the_simulated_npu_and_its_resumption(dtype: s
 
 
 @pytest.mark.slow
-def test_two_ranks_decompose_and_train_to_the_same_weights_and_survive_a_kill(folder: Path) -> None:
+def test_two_processes_decompose_and_train_to_the_same_weights_and_survive_a_kill(folder: Path) -> None:
     torchrun = [*_TORCHRUN, str(_free_port()), _TOOL[1]]
     whole = _run(folder, *_options("whole"), program=torchrun)
-    assert whole.stdout.count("the same on 2 ranks") == 4  # as decomposed, and after each epoch
-    digests = dict(re.findall(r"rank (\d): weights ([0-9a-f]{64})", whole.stdout))
+    assert whole.stdout.count("the same in 2 processes") == 4  # as decomposed, and after each epoch
+    digests = dict(re.findall(r"process (\d): weights ([0-9a-f]{64})", whole.stdout))
     assert digests.keys() == {"0", "1"}
     assert digests["0"] == digests["1"]
 
@@ -211,38 +211,38 @@ def test_two_ranks_decompose_and_train_to_the_same_weights_and_survive_a_kill(fo
 
 
 @pytest.mark.slow
-def test_without_torchrun_too_the_other_rank_ends_with_an_error(folder: Path) -> None:
+def test_without_torchrun_too_the_other_process_ends_with_an_error(folder: Path) -> None:
     (folder / "slow").touch()
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    ranks = [
+    processes = [
         subprocess.Popen(
             [*_TOOL, *_options("run")],
             cwd=folder,
-            env=_environment(RANK=str(rank), LOCAL_RANK=str(rank), **group),
+            env=_environment(RANK=str(index), LOCAL_RANK=str(index), **group),
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for index in range(2)
     ]
     _wait_until(lambda: _done_epochs(folder / "run") >= 1)
-    ranks[1].send_signal(signal.SIGKILL)
+    processes[1].send_signal(signal.SIGKILL)
     begin = time.monotonic()
-    _, errors = ranks[0].communicate(timeout=60)
+    _, errors = processes[0].communicate(timeout=60)
     assert time.monotonic() - begin < 60
-    assert ranks[0].returncode != 0
-    assert "DeviceError: rank 0 of 2 lost another" in errors
-    ranks[1].communicate()
+    assert processes[0].returncode != 0
+    assert "DeviceError: process 0 of 2 lost another" in errors
+    processes[1].communicate()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_rendezvous_that_nobody_comes_to_ends_with_an_error(rank: str, folder: Path) -> None:
-    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_a_rendezvous_that_nobody_comes_to_ends_with_an_error(index: str, folder: Path) -> None:
+    group = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     begin = time.monotonic()
     done = _run(folder, *_options("run"), fails=True, MASTER_PORT=str(_free_port()), **group)
     assert time.monotonic() - begin < 60 + 10  # seconds to start
     assert re.search(
-        rf"DeviceError: rank {rank} of 2 did not meet the others at 127.0.0.1:\d+ within 45 s", done.stderr
+        rf"DeviceError: process {index} of 2 did not meet the others at 127.0.0.1:\d+ within 45 s", done.stderr
     )
 
 

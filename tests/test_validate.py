@@ -79,7 +79,7 @@ def test_errors_of_several_calls_are_added_up() -> None:
 
 def test_a_device_that_is_wrong_is_told() -> None:
     class TooProud(CpuBackend):  # type: ignore[misc,valid-type]
-        def tolerance(self, dtype: torch.dtype) -> Tolerance:
+        def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
             return Tolerance(norm=1e-9, worst=1e-9)
 
     report = validate(*_pair(), image(), TooProud())
@@ -140,6 +140,19 @@ def test_outputs_that_are_no_scores_have_no_agreement() -> None:
     original = nn.Sequential(conv(), nn.ReLU()).eval()
     decomposed, _ = auto_decomposition(copy.deepcopy(original))
     assert validate(original, decomposed, torch.randn(1, 64, 8, 8)).runs[0].top1_agreement is None
+
+
+def test_of_two_outputs_that_look_like_scores_none_is_taken() -> None:
+    class TwoHeads(TwoConvs):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            scores = super().forward(x)
+            return scores, -scores
+
+    original = TwoHeads().eval()
+    decomposed, _ = auto_decomposition(copy.deepcopy(original))
+    (run,) = validate(original, decomposed, image()).runs
+    assert run.top1_agreement is None
+    assert run.output_error is not None
 
 
 def test_the_report_prints_and_is_saved_whole(tmp_path: Path) -> None:

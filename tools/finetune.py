@@ -192,7 +192,7 @@ def run(arguments: argparse.Namespace, backend: Backend, group: Processes) -> No
             trainer.run(keep)
         except Diverged as error:
             raise Diverged(f"{error}; {place} holds epoch {trainer.epoch}") from error
-    print(f"rank {group.rank}: weights {digest(net.state_dict())}", flush=True)
+    print(f"process {group.index}: weights {digest(net.state_dict())}", flush=True)
     if group.leads:
         write_csv(trainer.rows, arguments.output)
         try:
@@ -203,7 +203,7 @@ def run(arguments: argparse.Namespace, backend: Backend, group: Processes) -> No
 
 def _print_row(row: dict[str, float], count: int) -> None:
     losses = "  ".join(f"{name} {row[name]:.4f}" for name in ("loss", "task", "logits", "responses") if name in row)
-    same = f"  the same on {count} ranks" if count > 1 else ""
+    same = f"  the same in {count} processes" if count > 1 else ""
     when = f"epoch {row['epoch']:<4}" if row["epoch"] else "decomposed"
     print(f"{when} accuracy {row['accuracy']:6.2f} %  {losses}{same}".rstrip(), flush=True)
 
@@ -241,7 +241,11 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     where.add_argument("--index", type=int, default=0, help="of the device; under torchrun LOCAL_RANK (default 0)")
     where.add_argument("--autocast", choices=_HALF, help="train in mixed precision; float16 scales the loss")
     where.add_argument(
-        "--timeout", type=_positive, default=45.0, metavar="SECONDS", help="that ranks wait for another (default 45)"
+        "--timeout",
+        type=_positive,
+        default=45.0,
+        metavar="SECONDS",
+        help="that a process waits for others (default 45)",
     )
     train = parser.add_argument_group("training")
     train.add_argument("--epochs", type=_whole, default=5, metavar="N", help="default 5")

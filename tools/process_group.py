@@ -33,29 +33,29 @@ class Processes:
 
     Attributes
     ----------
-    rank, count
+    index, count
         Its number, and how many there are.
     device
         What it trains on.
     """
 
-    rank: int
+    index: int
     count: int
     device: torch.device
 
     @property
     def leads(self) -> bool:
         """Whether this is the one that writes and prints."""
-        return self.rank == 0
+        return self.index == 0
 
     def wrapped(self, net: nn.Module) -> nn.Module:
-        """The model that averages gradients over the processes; it begins with the values of rank 0."""
+        """The model that averages gradients over the processes; it begins with the values of process 0."""
         if self.count == 1:
             return net
         return DistributedDataParallel(net, device_ids=None if self.device.type == "cpu" else [self.device.index])
 
     def share_values(self, net: nn.Module, *, buffers_only: bool = False) -> None:
-        """Give every process the values of rank 0."""
+        """Give every process the values of process 0."""
         if self.count > 1:
             tensors = list(net.buffers()) if buffers_only else [*net.parameters(), *net.buffers()]
             for tensor in tensors:
@@ -80,7 +80,7 @@ class Processes:
         everywhere: list[object] = [None] * self.count
         dist.all_gather_object(everywhere, found)
         if any(other != everywhere[0] for other in everywhere):
-            raise DeviceError(f"{what} differs between the ranks: {everywhere}")
+            raise DeviceError(f"{what} differs between the processes: {everywhere}")
 
 
 @contextlib.contextmanager
@@ -109,13 +109,13 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
         return
     name = _COLLECTIVES.get(backend.name) or dist.get_default_backend_for_device(device)
     try:
-        _reach_rank_0(timeout)
+        _reach_first(timeout)
         dist.init_process_group(name, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError, OSError) as error:  # of which torch's own are subclasses
         where = ":".join(os.environ.get(key, f"${key}") for key in ("MASTER_ADDR", "MASTER_PORT"))
         raise DeviceError(
-            f"rank {os.environ.get('RANK')} of {count} did not meet the others at {where} within {timeout:.0f} s with "
-            f"{name}: start all of them, and check address, port and firewall ({error})"
+            f"process {os.environ.get('RANK')} of {count} did not meet the others at {where} within {timeout:.0f} s "
+            f"with {name}: start all of them, and check address, port and firewall ({error})"
         ) from error
     try:
         yield Processes(dist.get_rank(), count, device)
@@ -123,15 +123,15 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
         if isinstance(error, AmctError) or not _LOST.search(str(error)):
             raise
         raise DeviceError(
-            f"rank {os.environ.get('RANK')} of {count} lost another, which failed, was killed, or did not answer for "
-            f"{timeout:.0f} s: see what that said, then start all with --resume ({error})"
+            f"process {os.environ.get('RANK')} of {count} lost another, which failed, was killed, or did not answer "
+            f"for {timeout:.0f} s: see what that said, then start all with --resume ({error})"
         ) from error
     # Not after an error, when the others may never come to it: the process ends and takes its connections along.
     dist.destroy_process_group()
 
 
-def _reach_rank_0(timeout: float) -> None:
-    """Wait until something listens where rank 0 is to be: torch would take a timeout for each kind of address."""
+def _reach_first(timeout: float) -> None:
+    """Wait until something listens where process 0 is to be: torch would take a timeout for each kind of address."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if os.environ.get("RANK") == "0" or not address or not port:
         return  # torch says what is missing

@@ -140,7 +140,7 @@ class Trainer:
             while self.epoch < settings.epochs:
                 begin = time.perf_counter()
                 losses = self._train_epoch(self.epoch + 1, teacher)
-                # Running statistics are each rank's own.
+                # Running statistics are each process's own.
                 self.processes.share_values(self.net, buffers_only=True)
                 self._check_finite()
                 self.processes.agree("the model's state", digest(self.net.state_dict()))
@@ -160,7 +160,7 @@ class Trainer:
     def accuracy(self, model: nn.Module) -> float:
         """Percentage of the test set's labels that the model gets right, in eval mode."""
         processes, size = self.processes, len(self._test)  # type: ignore[arg-type]  # sized, as was checked
-        own = Subset(self._test, range(processes.rank, size, processes.count))
+        own = Subset(self._test, range(processes.index, size, processes.count))
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         right = total = 0
@@ -181,7 +181,7 @@ class Trainer:
         sampler: Sampler[int]
         if processes.count > 1:
             shards: DistributedSampler[Any] = DistributedSampler(
-                self._train, processes.count, processes.rank, seed=seed
+                self._train, processes.count, processes.index, seed=seed
             )
             shards.set_epoch(epoch)
             sampler = shards
@@ -197,7 +197,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, teacher: Distillation | None) -> Row:
         """Mean losses of one pass over the training data."""
-        _seed(self.settings.seed, epoch, self.processes.rank)
+        _seed(self.settings.seed, epoch, self.processes.index)
         self.net.train()
         names = ["loss", "task"] + ([] if teacher is None else teacher.terms)
         sums = torch.zeros(len(names) + 1, device=self.device)  # and the samples

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._run.isolation import map_tensors
-from .._run.placement import batch_size_of, resized
-from ..errors import ConfigError, ConfigTypeError
+from .._run.arguments import is_whole, setting_error
+from .._run.inputs import batch_size_of, resized
+from .._run.tensors import map_tensors
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,11 @@ def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ..
         raise ConfigError("dynamic_batch needs inputs with a first axis, found none")
     if dynamic is True:
         return tuple(dict.fromkeys((now, 1, 8)))
-    are_whole = isinstance(dynamic, Collection) and all(
-        isinstance(size, int) and not isinstance(size, bool) for size in dynamic
-    )
+    are_whole = isinstance(dynamic, Collection) and all(is_whole(size) for size in dynamic)
     if not are_whole or not dynamic or min(dynamic) < 1:
-        raise (ConfigError if are_whole else ConfigTypeError)(
-            f"dynamic_batch must be True or a list of positive numbers of samples, found {dynamic!r}"
+        raise setting_error(
+            f"dynamic_batch must be True or a list of positive numbers of samples, found {dynamic!r}",
+            of_right_type=are_whole,
         )
     return tuple(dict.fromkeys(dynamic))
 
@@ -75,8 +75,8 @@ def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) 
         isinstance(size, list | tuple) and all(isinstance(side, int) for side in size) for size in dynamic
     )
     if not are_pairs or not dynamic or not all(len(size) == 2 and min(size) > 0 for size in dynamic):
-        raise (ConfigError if are_pairs else ConfigTypeError)(
-            f"dynamic_image_size must be True or a list of (height, width), found {dynamic!r}"
+        raise setting_error(
+            f"dynamic_image_size must be True or a list of (height, width), found {dynamic!r}", of_right_type=are_pairs
         )
     return tuple(dict.fromkeys((height, width) for height, width in dynamic))
 

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .._report.units import ratio_of
-from .._run.isolation import checked_inputs, map_tensors, run_model, untouched_generators
-from .._run.placement import batch_size_of, check_finite, placed_inputs, placed_model, resized
+from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model
+from .._run.isolation import untouched_generators
+from .._run.placement import placed_inputs, placed_model
+from .._run.tensors import map_tensors
 from ..backend import get_backend
 from ..errors import ExportError, MissingExtra, ModelError
 from .dynamic_sizes import Dynamic, at_all_sizes, open_axes

@@ -8,6 +8,7 @@ from typing import cast
 
 from torch import nn
 
+from .._report.units import ratio_of
 from ..errors import LayerError, ModelError
 from ..tensor_decompose.model.chain import DecomposedConv2d
 from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
@@ -17,7 +18,12 @@ from ..tensor_decompose.model.spec import LayerSpec
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
 )
+# So many layers are named in a message, the others counted.
 _NAMED = 3
+
+# Cosine between a kernel and its split: the square root of the share of energy that is kept, so 0.1 would be 1 %.
+# That of two unrelated kernels is near 0.
+_LEAST_COSINE = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Pair:
     original
         The convolution.
     decomposed
-        The row in its place.
+        The chain in its place.
     """
 
     name: str
@@ -40,12 +46,12 @@ class Pair:
 
     @property
     def mode(self) -> str:
-        """Kernel sizes of the row: "3×1, 1×3"."""
+        """Kernel sizes of the chain: "3×1, 1×3"."""
         return ", ".join("×".join(map(str, stage.kernel_size)) for stage in self.decomposed.stages)
 
     @property
     def rank(self) -> int:
-        """Channels between the convolutions of the row."""
+        """Channels between the convolutions of the chain."""
         return self.decomposed.stages[0].out_channels
 
 
@@ -66,20 +72,42 @@ def pairs_of(original: object, decomposed: object) -> list[Pair]:
     if original is decomposed:
         raise ModelError(f"original and decomposed are one and the same model: {_KEEP_A_COPY}")
     before, after = _layers(cast(nn.Module, original)), _layers(cast(nn.Module, decomposed))
-    rows = {name: layer for name, layer in after.items() if isinstance(layer, DecomposedConv2d)}
-    if not rows:
+    chains = {name: layer for name, layer in after.items() if isinstance(layer, DecomposedConv2d)}
+    if not chains:
         swapped = any(isinstance(layer, DecomposedConv2d) for layer in before.values())
         advice = "were the two given in the wrong order?" if swapped else "decompose it first"
         raise LayerError(f"no layer of the decomposed model is decomposed: {advice}")
     _check_same(before, after)
     pairs: dict[nn.Module, Pair] = {}
-    for name, row in rows.items():
+    for name, chain in chains.items():
         layer = before[name]
         if not isinstance(layer, DecomposedConv2d):
-            pairs.setdefault(row, Pair(name, cast(nn.Conv2d, layer), row))
+            pairs.setdefault(chain, Pair(name, cast(nn.Conv2d, layer), chain))
     if not pairs:
         raise LayerError(f"the original is decomposed in the same layers: {_KEEP_A_COPY}")
     return list(pairs.values())
+
+
+def check_weights(pairs: Sequence[Pair]) -> None:
+    """Check that every chain can be a split of the layer in its place.
+
+    Raises
+    ------
+    LayerError
+        The kernel of one has nothing to do with the original's.
+    """
+    for pair in pairs:
+        original, composed = (
+            weight.detach().cpu().double().flatten() for weight in (pair.original.weight, pair.decomposed.weight)
+        )
+        strength = float(original.norm() * composed.norm())
+        cosine = ratio_of(float(original @ composed), strength)
+        if strength and not cosine > _LEAST_COSINE:
+            raise LayerError(
+                f"layer {pair.name!r}: the weights of the decomposed layer have nothing to do with the original's "
+                f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with the "
+                "model that it was made from"
+            )
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

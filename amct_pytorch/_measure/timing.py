@@ -19,17 +19,34 @@ import torch
 
 from ..backend import Backend
 
+# Number of pairs: enough for a percentile bootstrap of a median, at a quarter of a second for a fast layer.
 PAIRS = 25
+
+# Level of the confidence interval. A model has tens of layers, so at 95 % one or two would differ by chance.
 CONFIDENCE = 0.99
-# Differences below this are of no use to anybody, and memory happening to lie better can cause them.
+
+# Differences below 1 % are of no use to anybody, and where in memory a tensor happens to lie can cause them.
 _NEGLIGIBLE = 0.01
 
+# A group lasts so long that neither the launch of its first call nor the resolution of the clock counts.
 _GROUP_SECONDS = 5e-3
-_MOST_GROUP_SECONDS = 1.0  # of something that is compared with a far faster one
+
+# Both sides have as many calls in a group, so the slower of two very different ones would take minutes.
+_MOST_GROUP_SECONDS = 1.0
+
+# Of calls that take microseconds a group needs no more; the launch queue of a GPU holds about as many.
 _MOST_CALLS = 1000
+
+# Until then clocks rise to their working frequency, and caching allocators get their memory.
 _WARM_UP_SECONDS = 20e-3
+
+# Bootstrap samples: ten lie beyond each end of an interval of 99 %.
 _RESAMPLES = 2000
+
+# No more bytes than this are overwritten between groups, as that takes milliseconds on a host.
 _MOST_CACHE = 256 * 2**20
+
+# A last-level cache whose size the driver does not give is taken to be this large.
 _UNKNOWN_CACHE = 64 * 2**20
 
 

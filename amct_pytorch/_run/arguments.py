@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 from ..errors import ConfigError, ConfigTypeError
+
+
+def setting_error(message: str, *, of_right_type: bool) -> ConfigError:
+    """The error for a setting of a wrong value, or of a wrong type."""
+    return ConfigError(message) if of_right_type else ConfigTypeError(message)
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is an integer, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_whole(called: str, value: object, least: int = 1) -> None:
@@ -20,11 +33,10 @@ def check_whole(called: str, value: object, least: int = 1) -> None:
     ConfigTypeError, ConfigError
         It is not.
     """
-    message = f"{called} must be a whole number from {least} on, found {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigTypeError(message)
-    if value < least:
-        raise ConfigError(message)
+    if not is_whole(value) or cast(int, value) < least:
+        raise setting_error(
+            f"{called} must be a whole number from {least} on, found {value!r}", of_right_type=is_whole(value)
+        )
 
 
 def check_share(called: str, value: object) -> None:
@@ -35,11 +47,9 @@ def check_share(called: str, value: object) -> None:
     ConfigTypeError, ConfigError
         It is not.
     """
-    message = f"{called} must be a number above 0 and up to 1, found {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigTypeError(message)
-    if not 0 < value <= 1:
-        raise ConfigError(message)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < cast(float, value) <= 1:
+        raise setting_error(f"{called} must be a number above 0 and up to 1, found {value!r}", of_right_type=is_number)
 
 
 def check_flag(called: str, value: object) -> None:
@@ -52,3 +62,18 @@ def check_flag(called: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise ConfigTypeError(f"{called} must be True or False, found {value!r}")
+
+
+def check_choice(called: str, value: object, choices: Sequence[str]) -> None:
+    """Check that an argument is one of some words.
+
+    Raises
+    ------
+    ConfigTypeError, ConfigError
+        It is not.
+    """
+    if value not in choices:
+        raise setting_error(
+            f"{called} must be one of {', '.join(map(repr, choices))}, found {value!r}",
+            of_right_type=isinstance(value, str),
+        )

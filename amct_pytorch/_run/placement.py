@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from .._report.units import name_of
 from ..backend import Backend, DeviceInfo, get_backend
 from ..errors import ConfigError, ConfigTypeError, DeviceError, InputsError
-from .isolation import map_tensors
+from .arguments import setting_error
+from .inputs import batch_size_of
+from .tensors import map_tensors
 
 
 def backend_of(backend: str | Backend) -> Backend:
@@ -40,7 +41,7 @@ def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info:
         dtypes = [next(floating, torch.float32)]
     are_types = isinstance(dtypes, Collection) and all(isinstance(dtype, torch.dtype) for dtype in dtypes)
     if not are_types or not dtypes:
-        raise (ConfigError if are_types else ConfigTypeError)(f"dtypes must be a list of torch.dtype, found {dtypes!r}")
+        raise setting_error(f"dtypes must be a list of torch.dtype, found {dtypes!r}", of_right_type=are_types)
     for dtype in dtypes:
         if dtype not in info.dtypes:
             raise ConfigError(
@@ -96,46 +97,9 @@ def placed_inputs(inputs: Any, backend: Backend, device: torch.device, dtype: to
     return map_tensors(place, inputs)
 
 
-def check_finite(inputs: Any) -> None:
-    """Check that no floating-point tensor among the inputs holds NaN or infinity.
-
-    Raises
-    ------
-    InputsError
-        One does.
-    """
-    for leaf in tree_leaves(inputs):
-        has_values = isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and not leaf.is_meta
-        if has_values and not bool(leaf.isfinite().all()):
-            raise InputsError(f"inputs of shape {tuple(leaf.shape)} hold NaN or infinity: nothing could be compared")
-
-
-def batch_size_of(inputs: Any) -> int | None:
-    """The length of the first axis of the first tensor that has one."""
-    return next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.dim()), None)
-
-
-def resized(inputs: Any, batch: int) -> Any:
-    """The inputs with another number of samples: tensors as long as the first are repeated, or cut.
-
-    Parameters
-    ----------
-    batch
-        The number of samples wanted.
-    """
-    now = batch_size_of(inputs)
-
-    def resize(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.dim() or len(tensor) != now or now == batch or not now:
-            return tensor
-        return tensor[torch.arange(batch, device=tensor.device) % now]
-
-    return map_tensors(resize, inputs)
-
-
 @contextlib.contextmanager
 def released(backend: Backend, device: torch.device) -> Iterator[None]:
-    """Give back the device's memory that the block took, and left in cycles too."""
+    """Release the device's memory that the block took, also where only reference cycles still hold it."""
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""Several processes that decompose one model together: who does what, and how all learn of it, or of a failure.
+"""Several processes that decompose one model together: who does what, and how each learns of the others' failure.
 
 Processes that torch.distributed joins exchange plain Python values over a group of their own (gloo, between the
-hosts, whatever the training uses). Every exchange carries either a value or a failure of every rank, and there is a
-last one when the work ends. So a rank that fails, wherever it is, fails all of them, and none is left waiting.
+hosts, whatever the training uses). At every exchange each process gives either a value or its failure, and there is a
+last exchange when the work ends. So a process that fails, wherever it is, fails all of them, and none is left waiting.
 """
 
 from __future__ import annotations
@@ -15,53 +15,55 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import distributed
 
-from ..errors import RankFailed
+from ..errors import ProcessFailed
 
 Value = TypeVar("Value")
 
-# How long a rank may be late to begin with, and how long others may compute before it is taken for lost. One whose
-# process ends is noticed at once.
+# Processes begin together but for the time that each takes to load its model and data, which is minutes at most.
 _ARRIVAL = datetime.timedelta(minutes=5)
+
+# Between two exchanges a process computes its share, which takes minutes; hours only on an overloaded host. One that
+# hangs is given up after this; one that ends closes its connection, which the others notice at once.
 _WORK = datetime.timedelta(hours=2)
 
 
-class Team:
+class ProcessGroup:
     """The processes that work together; one alone where torch.distributed joins none.
 
     Attributes
     ----------
-    rank, size
-        Number of this process, and how many there are.
+    index, size
+        Number of this process among them, from 0 on, and how many they are.
     """
 
     def __init__(self, group: distributed.ProcessGroup | None = None) -> None:
         self._group = group
-        self.rank = distributed.get_rank(group) if group else 0
+        self.index = distributed.get_rank(group) if group else 0
         self.size = distributed.get_world_size(group) if group else 1
 
     def gather(self, value: Value) -> list[Value]:
-        """The value of every rank, in the order of ranks.
+        """The value of every process, in their order.
 
         Raises
         ------
-        RankFailed
-            Another rank has failed, with its message; or is gone.
+        ProcessFailed
+            Another process has failed, with its message; or is gone.
         """
         return self._exchange((True, value)) if self._group else [value]
 
     def from_first(self, function: Callable[[], Value]) -> Value:
-        """What a function gives on rank 0, on every rank: the others need not compute it, and might round otherwise."""
-        own = function() if self.rank == 0 else None
+        """What a function gives in process 0, for all: the others need not compute it, and might round otherwise."""
+        own = function() if self.index == 0 else None
         return cast(Value, self.gather(own)[0])
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others, at whatever exchange they are, that this rank has failed."""
+        """Let the others know, at whatever exchange they are, that this process has failed."""
         if self._group:
-            with contextlib.suppress(RankFailed):
+            with contextlib.suppress(ProcessFailed):
                 self._exchange((False, f"{type(error).__name__}: {error}"))
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks of a tensor on the host, in place and the same on all to the last bit.
+        """The sum over all processes of a tensor on the host, in place and the same for all to the last bit.
 
         It is no exchange that a failure can take the place of: a `gather` must come right before it.
         """
@@ -71,29 +73,37 @@ class Team:
         return tensor
 
     def mine(self, costs: Sequence[float]) -> list[int]:
-        """Indices of the items for this rank to do, of all with these costs: the dearest first, to whom has least."""
+        """Which items this process is to do, of items with these costs.
+
+        Longest-first scheduling: the most expensive item that is left goes to the process with the least to do.
+
+        Returns
+        -------
+        list of int
+            Indices, ascending.
+        """
         load = [0.0] * self.size
         own = []
-        for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
-            rank = min(range(self.size), key=load.__getitem__)
-            load[rank] += costs[index]
-            if rank == self.rank:
-                own.append(index)
+        for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
+            process = min(range(self.size), key=load.__getitem__)
+            load[process] += costs[item]
+            if process == self.index:
+                own.append(item)
         return sorted(own)
 
     def _exchange(self, own: tuple[bool, Any]) -> list[Any]:
-        told: list[Any] = [None] * self.size
+        answers: list[Any] = [None] * self.size
         with _peers_may_go():
-            distributed.all_gather_object(told, own, group=self._group)
-        failures = [f"rank {rank} failed: {text}" for rank, (fine, text) in enumerate(told) if not fine]
+            distributed.all_gather_object(answers, own, group=self._group)
+        failures = [f"process {process} failed: {text}" for process, (fine, text) in enumerate(answers) if not fine]
         if failures:
-            raise RankFailed("; ".join(failures))
-        return [value for _, value in told]
+            raise ProcessFailed("; ".join(failures))
+        return [value for _, value in answers]
 
 
 @contextlib.contextmanager
-def team(wanted: bool) -> Iterator[Team]:
-    """The team for a piece of work that every rank begins and ends, or fails in, alike.
+def joined_processes(wanted: bool) -> Iterator[ProcessGroup]:
+    """The processes for a piece of work that each begins and ends, or fails in, like the others.
 
     Parameters
     ----------
@@ -102,38 +112,38 @@ def team(wanted: bool) -> Iterator[Team]:
 
     Raises
     ------
-    RankFailed
-        Another rank has failed, is gone, or does not arrive.
+    ProcessFailed
+        Another process has failed, is gone, or does not arrive.
     """
     if not wanted or not distributed.is_available() or not distributed.is_initialized():
-        yield Team()
+        yield ProcessGroup()
         return
     if distributed.get_world_size() == 1:
-        yield Team()
+        yield ProcessGroup()
         return
-    together = Team(_group())
+    group = _new_group()
+    together = ProcessGroup(group)
     try:
         yield together
         together.gather(None)
-    except RankFailed:
+    except ProcessFailed:
         raise
     except BaseException as error:
         together.fail(error)
         raise
     finally:
-        if together._group is not None:
-            with contextlib.suppress(Exception):  # of a group whose ranks are gone nothing is left to end
-                distributed.destroy_process_group(together._group)
+        with contextlib.suppress(Exception):  # of a group whose other processes are gone nothing is left to end
+            distributed.destroy_process_group(group)
 
 
-def _group() -> distributed.ProcessGroup:
+def _new_group() -> distributed.ProcessGroup:
     try:
         group = distributed.new_group(backend="gloo", timeout=_WORK)
         distributed.monitored_barrier(group, timeout=_ARRIVAL)
     except Exception as error:
-        raise RankFailed(
-            f"not every rank came to decompose within {_ARRIVAL}: call auto_decomposition or plan_decomposition on "
-            f"every rank of the process group, or with distributed=False on one ({error})"
+        raise ProcessFailed(
+            f"not every process came to decompose within {_ARRIVAL}: call auto_decomposition or plan_decomposition in "
+            f"every process of the process group, or with distributed=False in one ({error})"
         ) from error
     return cast(distributed.ProcessGroup, group)
 
@@ -142,7 +152,8 @@ def _group() -> distributed.ProcessGroup:
 def _peers_may_go() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo's word for a connection that ends
-        raise RankFailed(
-            f"another rank is gone, or has not answered for {_WORK}: look at its output, and start all again ({error})"
+    except RuntimeError as error:  # what gloo raises when a connection ends
+        raise ProcessFailed(
+            f"another process is gone, or has not answered for {_WORK}: look at its output, and start all again "
+            f"({error})"
         ) from error

@@ -58,7 +58,7 @@ class Steps:
     Parameters
     ----------
     report
-        Told after each step.
+        Called after each step.
     total
         How many there are going to be.
     """

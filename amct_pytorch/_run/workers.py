@@ -11,7 +11,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# More would bring little, as each then has few threads, and hold as many working sets in memory.
+# With more, each has few threads for its matrix products, and as many working sets are in memory at once.
 _MOST_WORKERS = 8
 
 
@@ -24,7 +24,7 @@ def alone_and_together(costs: Sequence[float], workers: int, alone_above: float)
     Returns
     -------
     (alone, together)
-        Indices, the dearest first.
+        Indices, the most expensive first.
     """
     order = sorted(range(len(costs)), key=lambda index: -costs[index])
     alone: list[int] = []
@@ -53,7 +53,7 @@ def run_all(
     costs
         Relative cost of each item.
     alone_above
-        Items dearer than this never run beside others.
+        Items more expensive than this never run beside others.
     done
         Called in this thread with the index of each item when it is computed.
 

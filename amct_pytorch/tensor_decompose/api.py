@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import nn
 
-from .._run.process_group import Team, team
+from .._run.process_group import ProcessGroup, joined_processes
 from .._run.progress import Report, reporting
 from .._run.turns import one_at_a_time
 from .._storage.reading import read_text
@@ -80,7 +80,7 @@ def auto_decomposition(
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
     _check_settings(config, calibration)
-    with one_at_a_time(), team(distributed) as processes:
+    with one_at_a_time(), joined_processes(distributed) as processes:
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
         plan = _plan(found, config, calibration, example_inputs, progress, processes)
@@ -130,7 +130,7 @@ def plan_decomposition(
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
     _check_settings(config, calibration)
-    with one_at_a_time(), team(distributed) as processes:
+    with one_at_a_time(), joined_processes(distributed) as processes:
         return _plan(survey(model), config, calibration, example_inputs, progress, processes)
 
 
@@ -156,7 +156,7 @@ def _plan(
     calibration: Calibration | None,
     example_inputs: object,
     progress: bool | Report,
-    processes: Team,
+    processes: ProcessGroup,
 ) -> DecompositionPlan:
     config = config or DecompositionConfig()
     # A rule may well name a layer that an earlier call has decomposed.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .._run.arguments import check_flag, check_whole
+from .._run.arguments import check_choice, check_flag, check_whole
 from ..errors import ConfigError, ConfigTypeError
 from .name_rules import check_patterns, find_rule
 from .ranks.policies import EvbmfRank, FixedRank, RankPolicy
@@ -53,9 +53,7 @@ class DecompositionConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
             raise ConfigTypeError(f"method must be a name, found {self.method!r}")
-        if self.rule not in ("amct", "any"):
-            kind = ConfigError if isinstance(self.rule, str) else ConfigTypeError
-            raise kind(f"rule must be 'amct' or 'any', found {self.rule!r}")
+        check_choice("rule", self.rule, ("amct", "any"))
         if not isinstance(self.rank, RankPolicy) or isinstance(self.rank, type):
             raise ConfigTypeError(
                 f"rank must be a rank policy such as EvbmfRank() or RatioRank(0.25), found {self.rank!r}"

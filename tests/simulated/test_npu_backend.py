@@ -20,6 +20,7 @@ from amct_pytorch.backend import Backend, get_backend, list_backends, refresh_ba
 from amct_pytorch.backend_testing import BackendConformance
 from amct_pytorch.errors import AmctWarning, DeviceError
 from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
+from amct_pytorch.validate import validate
 
 from .. import simulated_npu
 from ..models import TwoConvs, image, rows, snapshot
@@ -130,7 +131,7 @@ def _error(device: torch.device) -> float:
 def test_exact_numerics_is_float32_and_hf32_is_back_after_it(npu: Backend) -> None:
     assert _error(_NPU) > 1e-4
     with npu.exact_numerics(_NPU):
-        assert _error(_NPU) < npu.tolerance(torch.float32).norm == 1e-5
+        assert _error(_NPU) < npu.tolerance(torch.float32, _NPU).norm == 1e-5
         with npu.exact_numerics(_NPU):
             assert _error(_NPU) < 1e-5
         assert _error(_NPU) < 1e-5
@@ -153,19 +154,32 @@ def test_exact_numerics_gives_every_switch_back_as_it_was(npu: Backend, monkeypa
 def test_a_device_with_hf32_only_is_measured_by_its_tolerance(
     npu: Backend, monkeypatch: pytest.MonkeyPatch, float32: str, how: str
 ) -> None:
+    strict = npu.tolerance(torch.float32, _NPU)
+    refresh_backends()
+    npu = get_backend("npu")
     monkeypatch.setattr(simulated_npu.chip, "float32", float32)
-    strict = npu.tolerance(torch.float32)
-    with (
-        pytest.warns(AmctWarning, match=f"npu:0: float32 convolutions are in HF32 even where .*{how}"),
-        npu.exact_numerics(_NPU),
-    ):
+    with pytest.warns(AmctWarning, match=f"npu:0: float32 convolutions are in HF32 even where .*{how}") as caught:
+        loose = npu.tolerance(torch.float32, _NPU)
+    assert [warning.filename for warning in caught] == [__file__]
+    with npu.exact_numerics(_NPU):  # warned of once: a second warning would be an error
         error = _error(_NPU)
-    loose = npu.tolerance(torch.float32)
     assert strict.norm < error < loose.norm
-    assert loose == npu.tolerance(torch.float16)
+    assert loose == npu.tolerance(torch.float16, _NPU)
     assert torch.npu.conv.allow_hf32
-    with npu.exact_numerics(_NPU):  # told once: a second warning would be an error
-        assert _error(_NPU) < loose.norm
+
+
+def test_a_warning_of_exact_numerics_points_at_the_users_line(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulated_npu.chip, "float32", "hf32")
+    original = _net().eval()
+    decomposed, _ = auto_decomposition(copy.deepcopy(original))
+    with pytest.warns(AmctWarning, match="are in HF32") as caught, npu.exact_numerics(_NPU):
+        pass
+    refresh_backends()
+    with pytest.warns(AmctWarning, match="are in HF32") as also_caught:
+        report = validate(original, decomposed, image(), "npu")
+    assert [warning.filename for warning in (*caught, *also_caught)] == [__file__, __file__]
+    assert report.ok
+    assert report.runs[0].tolerance.norm > 1e-4
 
 
 def test_hf32_is_not_blamed_for_memory_that_does_not_suffice(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +188,7 @@ def test_hf32_is_not_blamed_for_memory_that_does_not_suffice(npu: Backend, monke
         with npu.exact_numerics(_NPU):
             assert not torch.npu.conv.allow_hf32
     with npu.exact_numerics(_NPU):
-        assert _error(_NPU) < npu.tolerance(torch.float32).norm == 1e-5
+        assert _error(_NPU) < npu.tolerance(torch.float32, _NPU).norm == 1e-5
 
 
 @pytest.mark.parametrize("state", ["autocast", "default dtype", "default device"])

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from ..._run.arguments import check_flag, check_whole
+from ..._run.arguments import check_choice, check_flag, check_whole
 from ...errors import ConfigError, ConfigTypeError
 
 Mode = Literal["whiten", "refit", "reconstruct"]
@@ -90,9 +90,7 @@ class Calibration:
             check_whole("Calibration: max_batches", self.max_batches)
         check_whole("Calibration: memory", self.memory, least=0)
         check_flag("Calibration: add_bias", self.add_bias)
-        if self.mode not in get_args(Mode):
-            kind = ConfigError if isinstance(self.mode, str) else ConfigTypeError
-            raise kind(f"Calibration: mode must be one of {', '.join(map(repr, get_args(Mode)))}, found {self.mode!r}")
+        check_choice("Calibration: mode", self.mode, get_args(Mode))
         if self.mode == "reconstruct" and isinstance(self.batches, Iterator):
             raise ConfigError(
                 "Calibration: mode='reconstruct' goes over the batches once for every layer, but "

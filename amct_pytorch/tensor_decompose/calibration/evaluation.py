@@ -10,13 +10,15 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
-from ..._run.process_group import Team
-from ..methods.linalg import widened
+from ..._report.units import ratio_of
+from ..._run.intercept import Forward, acting
+from ..._run.outputs import ErrorSum, comparable
+from ..._run.process_group import ProcessGroup
+from ..._run.tensors import widened
 from ..model.spec import LayerSpec, responses_at
 from .positions import sample_positions
-from .runs import Forward, Runs, acting
+from .runs import Runs
 
 # Of each response of the original that is compared with one of the decomposed network, so many positions are kept.
 _POSITIONS_KEPT = 4096
@@ -41,13 +43,12 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the decomposed model's outputs are like, against the original's on the calibration data.
+    """What the decomposed model's outputs are like, compared with the original's on the calibration data.
 
     Attributes
     ----------
     output_error
-        ‖difference‖ / ‖original‖, the mean over the items of the batches; None where the outputs have no
-        floating-point tensors of the same shapes.
+        ‖difference‖ / ‖original‖ over all outputs; None where they have no floating-point tensors of the same shapes.
     agreement
         Share of items with the same largest output, where the outputs look like logits: one tensor (items,
         classes); else None.
@@ -79,7 +80,7 @@ class Outcome:
 
 
 def judge(
-    runs: Runs, groups: Sequence[Candidates], processes: Team
+    runs: Runs, groups: Sequence[Candidates], processes: ProcessGroup
 ) -> tuple[Outcome, list[tuple[float, float] | None]]:
     """Compare the model with its layers replaced with the model as it is.
 
@@ -132,18 +133,18 @@ def judge(
     for index in runs.judged:
         kept = {module: [] for module in number}
         with acting({module: recorded(module) for module in number}):
-            original = _detached(runs.outputs(index))
+            original = comparable(runs.outputs(index))
         for side in (fitted, plain):
             chains = side.chains.items()
             with acting({module: compared(module, chain, side.layers[number[module]]) for module, chain in chains}):
-                side.outputs.add(original, _detached(runs.outputs(index)))
+                side.outputs.add(original, runs.outputs(index))
     for side in (fitted, plain):
         side.pool(processes)
     counts, held_out = zip(*processes.gather((len(runs.judged), bool(runs.held_out))), strict=True)
     outcome = Outcome(
-        fitted.outputs.error,
+        fitted.outputs.ratio,
         fitted.outputs.agreement,
-        plain.outputs.error,
+        plain.outputs.ratio,
         plain.outputs.agreement,
         sum(counts),
         all(held_out),
@@ -152,15 +153,6 @@ def judge(
         None if one.error is None or other.error is None else (one.error, other.error)
         for one, other in zip(fitted.layers, plain.layers, strict=True)
     ]
-
-
-Sums = TypeVar("Sums", "_Tally", "_OutputTally")
-
-
-def _total(tallies: Sequence[Sums]) -> Sums:
-    """The sum of tallies, number by number."""
-    kind = type(tallies[0])
-    return kind(*(sum(numbers) for numbers in zip(*map(dataclasses.astuple, tallies), strict=True)))
 
 
 @dataclass
@@ -173,46 +165,13 @@ class _Tally:
 
     def add(self, response: Tensor, found: Tensor) -> None:
         exact = widened(response)
-        self.total += _energy(exact)
-        self.missed += _energy(widened(found) - exact)
+        self.total += float(exact.square().sum())
+        self.missed += float((widened(found) - exact).square().sum())
         self.calls += 1
 
     @property
     def error(self) -> float | None:
-        return _ratio(self.missed, self.total) if self.calls else None
-
-
-@dataclass
-class _OutputTally:
-    errors: float = 0.0
-    items: int = 0
-    agreeing: int = 0
-    voting: int = 0
-
-    def add(self, original: list[Tensor], found: list[Tensor]) -> None:
-        if [leaf.shape for leaf in original] != [leaf.shape for leaf in found]:
-            return  # how many things a detector finds may change
-        for exact, other in zip(original, found, strict=True):
-            if not exact.numel():
-                continue
-            lengths = (leaf.reshape(len(leaf) if leaf.dim() > 1 else 1, -1) for leaf in (exact, other - exact))
-            exact_length, difference = (torch.linalg.vector_norm(length, dim=1) for length in lengths)
-            ratio = torch.where(exact_length > 0, difference / exact_length, (difference > 0) * torch.inf)
-            self.errors += float(ratio.sum())
-            self.items += len(ratio)
-        logits = [(exact, other) for exact, other in zip(original, found, strict=True) if _is_logits(exact)]
-        if len(logits) == 1:
-            exact, other = logits[0]
-            self.agreeing += int((exact.argmax(1) == other.argmax(1)).sum())
-            self.voting += len(exact)
-
-    @property
-    def error(self) -> float | None:
-        return self.errors / self.items if self.items else None
-
-    @property
-    def agreement(self) -> float | None:
-        return self.agreeing / self.voting if self.voting else None
+        return ratio_of(math.sqrt(self.missed), math.sqrt(self.total)) if self.calls else None
 
 
 class _Side:
@@ -221,33 +180,19 @@ class _Side:
     def __init__(self, groups: Sequence[Mapping[nn.Module, Forward]]) -> None:
         self.chains = {module: chain for group in groups for module, chain in group.items()}
         self.layers = [_Tally() for _ in groups]
-        self.outputs = _OutputTally()
+        self.outputs = ErrorSum()
 
-    def pool(self, processes: Team) -> None:
+    def pool(self, processes: ProcessGroup) -> None:
         """Add up what every process has found."""
         every = processes.gather((self.layers, self.outputs))
         self.layers = [_total(same) for same in zip(*(layers for layers, _ in every), strict=True)]
         self.outputs = _total([outputs for _, outputs in every])
 
 
-def _is_logits(output: Tensor) -> bool:
-    return output.dim() == 2 and output.shape[1] > 1
+Sums = TypeVar("Sums", _Tally, ErrorSum)
 
 
-def _detached(outputs: object) -> list[Tensor]:
-    leaves, _ = tree_flatten(outputs)
-    return [
-        leaf.detach().cpu().double().clone()
-        for leaf in leaves
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not leaf.is_meta
-    ]
-
-
-def _energy(values: Tensor) -> float:
-    return float(values.square().sum())
-
-
-def _ratio(part: float, whole: float) -> float:
-    if whole:
-        return math.sqrt(part / whole)
-    return math.inf if part else 0.0
+def _total(sums: Sequence[Sums]) -> Sums:
+    """The sum of sums, field by field."""
+    kind = type(sums[0])
+    return kind(*(sum(numbers) for numbers in zip(*map(dataclasses.astuple, sums), strict=True)))

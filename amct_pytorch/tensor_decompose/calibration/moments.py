@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup as ProcessGroup
 from ..methods.linalg import exact_matmul
 from .least_squares import Moments, seen_by_prefix
 
@@ -50,12 +50,12 @@ class _Sums:
             self.second = _plus(self.second, lower + lower.tril(-1).T, 1)
             self.block, self.rows_of_block = None, 0
 
-    def pool(self, team: Team) -> None:
+    def pool(self, processes: ProcessGroup) -> None:
         """Add up what every rank has summed."""
         self.flush()
         shapes = {name: None if tensor is None else tensor.shape for name, tensor in self._tensors().items()}
         weights = {intercept: weight for intercept, (weight, _, _) in self.by_intercept.items()}
-        told = team.gather((self.weight, self.energy, shapes, weights))
+        told = processes.gather((self.weight, self.energy, shapes, weights))
         self.weight, self.energy = (sum(numbers) for numbers in list(zip(*told, strict=True))[:2])
         shape_of = {name: shape for _, _, found, _ in told for name, shape in found.items() if shape is not None}
         own = self._tensors()
@@ -64,7 +64,7 @@ class _Sums:
             tensor = own.get(name)
             if tensor is None:
                 tensor = torch.zeros(shape_of[name], dtype=torch.float64, device="cpu")
-            pooled[name] = team.sum(tensor)
+            pooled[name] = processes.sum(tensor)
         self.second, self.cross = pooled.get("second"), pooled.get("cross")
         for intercept in sorted({intercept for *_, found in told for intercept in found}):
             weight = sum(found.get(intercept, 0.0) for *_, found in told)
@@ -144,12 +144,12 @@ class MomentSums:
             target_sum = None if targets is None else _plus(target_sum, targets.sum(0), scale)
             half.by_intercept[intercept] = (weight + scale * len(patches), patch_sum, target_sum)
 
-    def pool(self, team: Team) -> None:
+    def pool(self, processes: ProcessGroup) -> None:
         """Add up what every rank has summed."""
-        if team.size > 1:
-            self.samples = sum(team.gather(self.samples))
+        if processes.size > 1:
+            self.samples = sum(processes.gather(self.samples))
             for half in self._halves:
-                half.pool(team)
+                half.pool(processes)
 
     def means(self) -> dict[int, tuple[Tensor, Tensor | None]]:
         """By intercept the means of the patches (D,) and of the targets (out,)."""

@@ -7,11 +7,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from ..._run.process_group import Team
+from ..._run.intercept import Forward, acting
+from ..._run.process_group import ProcessGroup
 from ..._run.progress import Report
+from ..._run.tensors import is_finite
 from ...errors import LayerError, warn_user
 from ..methods.factoring import Factoring
-from ..methods.linalg import exact_matmul, is_finite
+from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
 from ..model.spec import LayerSpec
 from .biases import bias_of, correctable_biases
@@ -28,7 +30,7 @@ from .layer_fit import (
 from .moments import MomentSums
 from .recorder import LayerRecorder
 from .rescale import rescale
-from .runs import EndOfRun, Forward, Runs, acting
+from .runs import EndOfRun, Runs
 
 # Of an iterable that does not say its length: a usual number of batches.
 _USUAL_BATCHES = 8
@@ -41,7 +43,7 @@ Recorders = dict[int, list[LayerRecorder]]
 """By number of the weight group, a recorder for each of its layers."""
 
 
-def fit_to_data(runs: Runs, factoring: Factoring, report: Report, processes: Team) -> dict[int, Fitted]:
+def fit_to_data(runs: Runs, factoring: Factoring, report: Report, processes: ProcessGroup) -> dict[int, Fitted]:
     """Choose ranks and fit factors to the calibration data.
 
     Parameters
@@ -91,7 +93,7 @@ class _Fitting:
         factoring: Factoring,
         biases: Sequence[Sequence[int | None]],
         report: Report,
-        processes: Team,
+        processes: ProcessGroup,
     ) -> None:
         self.runs, self.factoring, self.biases = runs, factoring, biases
         self.report, self.processes = report, processes

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..._run.tensors import is_finite, widened
 from ...errors import InputsError
-from ..methods.linalg import is_finite, widened
 from ..model.spec import LayerSpec, Positions, responses_at
 from .moments import MomentSums
 from .positions import halves_of, sample_positions

@@ -20,7 +20,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..._run.process_group import Team
+from ..._run.intercept import Forward, acting
+from ..._run.process_group import ProcessGroup
 from ..._run.progress import Report
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
@@ -28,7 +29,7 @@ from ..model.chain import DecomposedConv2d
 from .biases import bias_of
 from .layer_fit import Fitted, chains_for
 from .recorder import LayerRecorder
-from .runs import EndOfRun, Forward, Runs, acting
+from .runs import EndOfRun, Runs
 
 # As if so many positions more had asked for a scale of 1: what is seen only a few times changes little.
 _PRIOR_POSITIONS = 16
@@ -53,9 +54,9 @@ class _Sums:
         before = self.by_intercept.get(intercept)
         self.by_intercept[intercept] = sums if before is None else before + sums
 
-    def pool(self, team: Team) -> None:
+    def pool(self, processes: ProcessGroup) -> None:
         """Add up what every rank has summed."""
-        told = team.gather(self.by_intercept)
+        told = processes.gather(self.by_intercept)
         numbers = dict.fromkeys(number for own in told for number in own)
         self.by_intercept = {
             number: torch.stack([own[number] for own in told if number in own]).sum(0) for number in numbers
@@ -90,7 +91,7 @@ def rescale(
     recorders: Mapping[int, Sequence[LayerRecorder]],
     order: Sequence[int],
     report: Report,
-    processes: Team,
+    processes: ProcessGroup,
 ) -> dict[int, Fitted]:
     """The fitted factors with the last ones scaled, and the biases corrected once more.
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
 
-from ..._run.isolation import described, leaving_no_trace
+from ..._run.inputs import batch_size_of, call_with, described, tensors_of
+from ..._run.isolation import leaving_no_trace
+from ..._run.tensors import checksum, map_tensors
 from ...errors import AmctError, InputsError
 from .data import Calibration
-
-Forward = Callable[[Tensor], Tensor]
 
 # Every so many batches one is held out, beginning with the second, until there are so many.
 _HELD_OUT_EVERY = 8
@@ -98,7 +95,7 @@ class Runs:
                         self.held_out[index] = batch
                     elif self._items_kept < _ITEMS_KEPT and self.calibration.mode != "reconstruct":
                         self.kept[index] = batch
-                        self._items_kept += _items(batch)
+                        self._items_kept += batch_size_of(batch) or 1
                 if index not in self.held_out and begin(index):
                     with contextlib.suppress(EndOfRun):
                         self._forward(index, batch)
@@ -129,7 +126,7 @@ class Runs:
     def _check_same(self, index: int, batch: object) -> None:
         if self.calibration.mode != "reconstruct":
             return
-        mark = _mark(batch)
+        mark = checksum(tensors_of(batch))
         if self._passes == 1:
             self._marks.append(mark)
         elif index >= len(self._marks) or mark != self._marks[index]:
@@ -141,7 +138,7 @@ class Runs:
 
     def _forward(self, index: int, batch: Any) -> object:
         # The model may work in place, and the batch be used again.
-        batch = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+        batch = map_tensors(Tensor.clone, batch)
         try:
             if self.calibration.forward is not None:
                 return self.calibration.forward(self.model, batch)
@@ -155,25 +152,13 @@ class Runs:
             ) from error
 
 
-@contextlib.contextmanager
-def acting(functions: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Let layers compute something else for a while, between the user's own hooks."""
-    with contextlib.ExitStack() as stack:
-        for layer, function in functions.items():
-            stack.callback(vars(layer).pop, "forward", None)
-            vars(layer)["forward"] = function
-        yield
-
-
 def _default_forward(model: nn.Module, batch: Any) -> object:
     device = next((tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())), None)
-    batch = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
-    if isinstance(batch, Mapping):
-        return model(**batch)
+    batch = map_tensors(lambda tensor: tensor.to(device), batch)
     if isinstance(batch, tuple | list):
-        return model(*batch[: _required_arguments(model)])
-    if isinstance(batch, Tensor):
-        return model(batch)
+        return call_with(model, batch[: _required_arguments(model)])
+    if isinstance(batch, Mapping | Tensor):
+        return call_with(model, batch)
     raise TypeError(
         f"a batch must be a tensor, a tuple or list, or a mapping, found {type(batch).__name__}: "
         "give Calibration(…, forward=function of (model, batch))"
@@ -188,20 +173,3 @@ def _required_arguments(model: nn.Module) -> int:
         return 1
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return max(1, sum(item.kind in positional and item.default is item.empty for item in parameters))
-
-
-def _items(batch: object) -> int:
-    """The length of the first tensor of a batch."""
-    return next((len(leaf) for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor) and leaf.dim()), 1)
-
-
-def _mark(batch: object) -> int:
-    """A number that changes when the tensors of a batch do."""
-    mark = 0
-    for leaf in tree_flatten(batch)[0]:
-        if isinstance(leaf, Tensor):
-            mark = zlib.crc32(repr((leaf.shape, leaf.dtype)).encode(), mark)
-            values = leaf.detach().cpu().contiguous()
-            if values.numel():
-                mark = zlib.crc32(values.reshape(-1).view(torch.uint8).numpy().data, mark)
-    return mark

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup
 from ..._run.progress import Report
 from ..._run.workers import run_all
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
@@ -40,7 +40,7 @@ class Factoring:
         Those that share the work.
     """
 
-    def __init__(self, groups: Sequence[WeightGroup], report: Report, processes: Team) -> None:
+    def __init__(self, groups: Sequence[WeightGroup], report: Report, processes: ProcessGroup) -> None:
         self.groups = groups
         self._report, self._processes = report, processes
         self._requests: list[RankRequest] = [group.request for group in groups]

@@ -59,19 +59,6 @@ def exact_matmul() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(enabled)
 
 
-def is_finite(values: torch.Tensor) -> bool:
-    """Whether there is neither NaN nor infinity in a tensor of any shape on any device; needs no copy of it."""
-    if not values.numel():
-        return True
-    least, most = torch.aminmax(values.detach())
-    return bool(torch.isfinite(least) & torch.isfinite(most))
-
-
-def widened(values: torch.Tensor) -> torch.Tensor:
-    """The tensor outside of autograd, in float64 where it is that, else in float32."""
-    return values.detach() if values.dtype == torch.float64 else values.detach().float()
-
-
 def eigen_of_gram(matrix: torch.Tensor) -> Eigen:
     """Eigendecomposition of A·Aᵀ in the precision of the matrix.
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ..._run.tensors import widened
 from ..config import DecompositionConfig
 from ..model.chain import Split
 from ..model.compose import error_of_chain
@@ -19,7 +20,6 @@ from ..ranks.choose import RankRequest
 from ..ranks.spectrum import Spectrum
 from . import get_method
 from .base import Method
-from .linalg import widened
 
 
 @dataclass(frozen=True)

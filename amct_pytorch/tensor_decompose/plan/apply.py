@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import nn
 
-from ..._run.process_group import Team
+from ..._run.process_group import ProcessGroup
 from ..._storage.atomic import write_file
 from ..._storage.drafts import sync_folder
 from ..._storage.paths import file_to_write
@@ -19,7 +19,7 @@ from ..model.replace import Replacement, bias_for, build_chain, parameters_like,
 from .plan import DecompositionPlan, LayerPlan, fingerprint
 
 
-def checked_path(path: str | os.PathLike[str] | None, processes: Team) -> Path | None:
+def checked_path(path: str | os.PathLike[str] | None, processes: ProcessGroup) -> Path | None:
     """Where the information file is to be written, in the process that will write it; None in others, and for nowhere.
 
     Raises
@@ -27,13 +27,13 @@ def checked_path(path: str | os.PathLike[str] | None, processes: Team) -> Path |
     ConfigTypeError, InfoFileAccessError
         It is no path, or cannot be written to.
     """
-    if path is None or processes.rank != 0:
+    if path is None or processes.index != 0:
         return None
     return file_to_write(path, "decompose_info_path", InfoFileAccessError)
 
 
 def apply_plan(
-    plan: DecompositionPlan, found: Survey, place: Path | None, processes: Team
+    plan: DecompositionPlan, found: Survey, place: Path | None, processes: ProcessGroup
 ) -> tuple[nn.Module, dict[str, list[str]]]:
     """Decompose a model in place as planned; see `DecompositionPlan.apply`.
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ..._report.report import Report
 from ..._report.table import Table
-from ..._run.process_group import team
+from ..._run.process_group import joined_processes
+from ..._run.tensors import checksum
 from ..._run.turns import one_at_a_time
 from ..calibration.evaluation import Outcome
 from ..calibration.layer_fit import Fit
@@ -170,18 +168,11 @@ class DecompositionPlan(Report):
         """
         from .apply import apply_plan, checked_path
 
-        with one_at_a_time(), team(self.together) as processes:
+        with one_at_a_time(), joined_processes(self.together) as processes:
             place = checked_path(decompose_info_path, processes)
             return apply_plan(self, survey(model), place, processes)
 
 
 def fingerprint(layer: nn.Conv2d, with_bias: bool) -> int:
     """A number that changes when the layer's weight does, or its bias."""
-    return _checksum([layer.weight, *([layer.bias] if with_bias and layer.bias is not None else [])])
-
-
-def _checksum(tensors: Iterable[Tensor]) -> int:
-    mark = 0
-    for tensor in tensors:
-        mark = zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data, mark)
-    return mark
+    return checksum([layer.weight, *([layer.bias] if with_bias and layer.bias is not None else [])])

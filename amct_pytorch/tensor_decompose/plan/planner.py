@@ -10,9 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..._run.isolation import input_shapes
-from ..._run.process_group import Team
+from ..._run.intercept import input_shapes
+from ..._run.process_group import ProcessGroup
 from ..._run.progress import Report
+from ..._run.tensors import is_finite
 from ...errors import LayerError
 from ..calibration.data import Calibration
 from ..calibration.evaluation import Candidates, Outcome, judge
@@ -22,7 +23,6 @@ from ..calibration.runs import Runs
 from ..config import DecompositionConfig
 from ..methods import get_method
 from ..methods.factoring import Factoring
-from ..methods.linalg import is_finite
 from ..methods.weight_group import Factors, WeightGroup
 from ..model.eligibility import host_weight
 from ..model.layers import Layer, Survey
@@ -40,7 +40,7 @@ def make_plan(
     calibration: Calibration | None,
     example_inputs: object,
     report: Report,
-    processes: Team,
+    processes: ProcessGroup,
 ) -> DecompositionPlan:
     """The plan for a model.
 
@@ -150,7 +150,7 @@ def _check_weights(groups: Sequence[WeightGroup]) -> None:
         )
 
 
-def _check_same_everywhere(groups: Sequence[WeightGroup], processes: Team) -> None:
+def _check_same_everywhere(groups: Sequence[WeightGroup], processes: ProcessGroup) -> None:
     """Check that every process has the same weights to factor, by the same settings.
 
     Raises
@@ -165,9 +165,9 @@ def _check_same_everywhere(groups: Sequence[WeightGroup], processes: Team) -> No
         for name in [*own, *other]:
             if own.get(name) != other.get(name):
                 raise LayerError(
-                    f"layer {name!r} is not to be decomposed alike on rank {number} and rank {processes.rank} of the "
-                    "process group: give every rank the same model with the same weights and the same config, or "
-                    "decompose on each by itself with distributed=False"
+                    f"layer {name!r} is not to be decomposed alike in process {number} and process {processes.index} "
+                    "of the group: give every process the same model with the same weights and the same config, or "
+                    "let each decompose by itself with distributed=False"
                 )
 
 
@@ -181,7 +181,7 @@ def _shapes(found: Survey, example_inputs: object) -> dict[tuple[str, ...], Shap
 
 
 def _fit_all(
-    model: nn.Module, factoring: Factoring, calibration: Calibration, report: Report, processes: Team
+    model: nn.Module, factoring: Factoring, calibration: Calibration, report: Report, processes: ProcessGroup
 ) -> tuple[dict[int, Fitted], dict[int, tuple[float, float] | None], Outcome]:
     """By number of the group the fitted factors and the errors of the responses, and what comes of them all."""
     runs = Runs(model, calibration)

@@ -1,4 +1,4 @@
-"""Run a function of a test on several ranks of a process group, each a process of its own."""
+"""Run a function of a test in several processes that torch.distributed joins."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ os._exit(0)
 """
 
 
-def run_on_ranks(module: str, name: str, *arguments: object, ranks: int = 2) -> list[dict[str, Any]]:
-    """For every rank {"value": what the function returned} or {"error": [class, message, traceback]}.
+def run_in_processes(module: str, name: str, *arguments: object, count: int = 2) -> list[dict[str, Any]]:
+    """For every process {"value": what the function returned} or {"error": [class, message, traceback]}.
 
-    The function is called as name(rank, *arguments), and values go through JSON. A rank that is killed has neither.
+    The function is called as name(index, *arguments), and values go through JSON. One that is killed has neither.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -40,18 +40,18 @@ def run_on_ranks(module: str, name: str, *arguments: object, ranks: int = 2) -> 
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(ranks),
+        "WORLD_SIZE": str(count),
         "PYTHONPATH": str(_ROOT),
     }
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", _PROGRAM, module, name, json.dumps(arguments)],
-            env={**environment, "RANK": str(rank)},
+            env={**environment, "RANK": str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(ranks)
+        for index in range(count)
     ]
     answers = []
     for process in processes:

@@ -1,4 +1,4 @@
-"""Decomposition in a process group: every rank ends with the same model, and none is left waiting."""
+"""Decomposition in a process group: every process ends with the same model, and none is left waiting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from amct_pytorch._run.process_group import Team
-from amct_pytorch.errors import RankFailed
+from amct_pytorch._run.process_group import ProcessGroup
+from amct_pytorch.errors import ProcessFailed
 from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
 
 from .models import TwoConvs
-from .ranks import run_on_ranks
+from .processes import run_in_processes
 
 
 def _net() -> nn.Module:
@@ -32,42 +32,42 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _batches(rank: int) -> list[torch.Tensor]:
-    draw = torch.Generator().manual_seed(rank)
+def _batches(index: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(index)
     return [torch.randn(4, 3, 16, 16, generator=draw) for _ in range(3)]
 
 
-# What runs on the ranks
+# What runs in the processes
 
 
-def plain(rank: int, folder: str) -> dict[str, object]:
+def plain(index: int, folder: str) -> dict[str, object]:
     seen: list[str] = []
-    path = Path(folder) / f"{rank}.json"
+    path = Path(folder) / f"{index}.json"
     net, changes = auto_decomposition(_net(), path, progress=lambda done, total, name: seen.append(name))
     return {"digest": _digest(net), "changes": changes, "factored": seen, "wrote": path.exists()}
 
 
-def calibrated(rank: int, mode: str) -> dict[str, object]:
-    plan = plan_decomposition(_net(), calibration=Calibration(_batches(rank), mode=mode))
+def calibrated(index: int, mode: str) -> dict[str, object]:
+    plan = plan_decomposition(_net(), calibration=Calibration(_batches(index), mode=mode))
     text = plan.text(width=400)
     net, _ = plan.apply(_net())
     return {"digest": _digest(net), "plan": text}
 
 
-def by_itself(rank: int, folder: str) -> str:
-    if rank == 1:
+def by_itself(index: int, folder: str) -> str:
+    if index == 1:
         return "does something else"
     return _digest(auto_decomposition(_net(), Path(folder) / "info.json", distributed=False)[0])
 
 
-def other_weights(rank: int) -> None:
+def other_weights(index: int) -> None:
     net = _net()
     with torch.no_grad():
-        net[0].conv2.weight += rank
+        net[0].conv2.weight += index
     auto_decomposition(net)
 
 
-def one_fails(rank: int, where: str, folder: str) -> list[str]:
+def one_fails(index: int, where: str, folder: str) -> list[str]:
     net = _net()
     before = _digest(net)
 
@@ -76,13 +76,13 @@ def one_fails(rank: int, where: str, folder: str) -> list[str]:
 
     try:
         if where == "begin":
-            auto_decomposition(net if rank == 0 else None)
+            auto_decomposition(net if index == 0 else None)
         elif where == "middle":
-            auto_decomposition(net, progress=fail if rank == 1 else False)
+            auto_decomposition(net, progress=fail if index == 1 else False)
         elif where == "data":
-            batches = _batches(rank) if rank == 0 else [torch.full((4, 3, 16, 16), torch.nan)]
+            batches = _batches(index) if index == 0 else [torch.full((4, 3, 16, 16), torch.nan)]
             auto_decomposition(net, calibration=Calibration(batches))
-        else:  # the first rank cannot write, which it finds out last
+        else:  # the first process cannot write, which it finds out last
             import amct_pytorch.tensor_decompose.plan.plan as plan
 
             def full(*_: object) -> None:
@@ -96,14 +96,14 @@ def one_fails(rank: int, where: str, folder: str) -> list[str]:
     return ["none", ""]
 
 
-def one_dies(rank: int) -> list[str]:
+def one_dies(index: int) -> list[str]:
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     begin = time.monotonic()
     try:
-        auto_decomposition(_net(), progress=die if rank == 1 else False)
-    except RankFailed as error:
+        auto_decomposition(_net(), progress=die if index == 1 else False)
+    except ProcessFailed as error:
         return [str(error), str(time.monotonic() - begin)]
     return ["none", ""]
 
@@ -111,10 +111,10 @@ def one_dies(rank: int) -> list[str]:
 # What comes of it
 
 
-def test_the_layers_are_shared_out_and_every_rank_has_the_same_model_as_one_alone(tmp_path: Path) -> None:
+def test_the_layers_are_shared_out_and_every_process_has_the_same_model_as_one_alone(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone, changes = auto_decomposition(_net())
-    told = [answer["value"] for answer in run_on_ranks("tests.test_ranks", "plain", str(tmp_path), ranks=3)]
+    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "plain", str(tmp_path), count=3)]
     assert [one["digest"] for one in told] == [_digest(alone)] * 3
     assert all(one["changes"] == changes for one in told)
     assert sorted(name for one in told for name in one["factored"]) == sorted(changes)
@@ -124,64 +124,64 @@ def test_the_layers_are_shared_out_and_every_rank_has_the_same_model_as_one_alon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct"])
-def test_calibration_pools_the_batches_of_all_ranks(mode: str) -> None:
-    told = [answer["value"] for answer in run_on_ranks("tests.test_ranks", "calibrated", mode)]
+def test_calibration_pools_the_batches_of_all_processes(mode: str) -> None:
+    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "calibrated", mode)]
     assert told[0] == told[1]
     one = plan_decomposition(_net(), calibration=Calibration(_batches(0), mode=mode))
     assert _digest(one.apply(_net())[0]) != told[0]["digest"]
-    assert "2 batches held out" in told[0]["plan"]  # one of each rank
+    assert "2 batches held out" in told[0]["plan"]  # one of each process
 
 
 @pytest.mark.slow
-def test_one_rank_can_work_by_itself(tmp_path: Path) -> None:
-    told = run_on_ranks("tests.test_ranks", "by_itself", str(tmp_path))
+def test_one_process_can_work_by_itself(tmp_path: Path) -> None:
+    told = run_in_processes("tests.test_processes", "by_itself", str(tmp_path))
     assert told[0]["value"] == _digest(auto_decomposition(_net())[0])
     assert (tmp_path / "info.json").exists()
 
 
 @pytest.mark.slow
-def test_ranks_with_other_weights_are_told_which_layer_differs() -> None:
-    for answer in run_on_ranks("tests.test_ranks", "other_weights"):
+def test_processes_with_other_weights_are_told_which_layer_differs() -> None:
+    for answer in run_in_processes("tests.test_processes", "other_weights"):
         kind, message, _ = answer["error"]
         assert kind == "LayerError"
-        assert "layer '0.conv2' is not to be decomposed alike on rank" in message
+        assert "layer '0.conv2' is not to be decomposed alike in process" in message
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "failing", "own", "others"),
     [
-        ("begin", 1, "ModelError", "rank 1 failed: ModelError: model must be a torch.nn.Module"),
-        ("middle", 1, "KeyboardInterrupt", "rank 1 failed: KeyboardInterrupt: pressed"),
-        ("data", 1, "InputsError", "rank 1 failed: InputsError: layer '0.conv1'"),
-        ("end", 0, "OSError", "rank 0 failed: OSError: [Errno 28] No space left on device"),
+        ("begin", 1, "ModelError", "process 1 failed: ModelError: model must be a torch.nn.Module"),
+        ("middle", 1, "KeyboardInterrupt", "process 1 failed: KeyboardInterrupt: pressed"),
+        ("data", 1, "InputsError", "process 1 failed: InputsError: layer '0.conv1'"),
+        ("end", 0, "OSError", "process 0 failed: OSError: [Errno 28] No space left on device"),
     ],
 )
-def test_a_rank_that_fails_fails_all_and_changes_nothing(
+def test_a_process_that_fails_fails_all_and_changes_nothing(
     where: str, failing: int, own: str, others: str, tmp_path: Path
 ) -> None:
-    told = [answer["value"] for answer in run_on_ranks("tests.test_ranks", "one_fails", where, str(tmp_path))]
+    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "one_fails", where, str(tmp_path))]
     assert told[failing][0] == own
-    assert told[1 - failing][0] == "RankFailed"
+    assert told[1 - failing][0] == "ProcessFailed"
     assert told[1 - failing][1].startswith(others)
     assert not (tmp_path / "info.json").exists()
 
 
-def test_a_rank_that_dies_ends_the_others_within_a_minute() -> None:
-    alive, dead = run_on_ranks("tests.test_ranks", "one_dies")
+def test_a_process_that_dies_ends_the_others_within_a_minute() -> None:
+    alive, dead = run_in_processes("tests.test_processes", "one_dies")
     assert dead == {}
     message, seconds = alive["value"]
-    assert message.startswith("another rank is gone")
+    assert message.startswith("another process is gone")
     assert float(seconds) < 60
 
 
-def test_the_dearest_go_to_whom_has_least() -> None:
-    teams = []
-    for rank in range(3):
-        one = Team()
-        one.rank, one.size = rank, 3
-        teams.append(one)
-    shares = [one.mine([1.0, 8.0, 2.0, 3.0, 4.0, 1.0]) for one in teams]
+def test_the_most_expensive_go_to_the_process_with_the_least_to_do() -> None:
+    groups = []
+    for index in range(3):
+        one = ProcessGroup()
+        one.index, one.size = index, 3
+        groups.append(one)
+    shares = [one.mine([1.0, 8.0, 2.0, 3.0, 4.0, 1.0]) for one in groups]
     assert sorted(index for share in shares for index in share) == list(range(6))
     assert shares[0] == [1]
-    assert Team().mine([3.0, 1.0]) == [0, 1]
+    assert ProcessGroup().mine([3.0, 1.0]) == [0, 1]

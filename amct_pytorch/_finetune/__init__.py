@@ -1,0 +1,1 @@
+"""Parts of a fine-tuning loop: distillation, and what is trained."""

@@ -1,0 +1,124 @@
+"""A model and its decomposed form timed in one floating-point type: as wholes, layer by layer, and their memory."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .._report.units import name_of
+from .._run.inputs import batch_size_of, call_with, resized, run_model
+from .._run.intercept import watched
+from .._run.placement import memory_errors_named, placed_inputs, placed_model, ran_out_of_memory, released
+from ..errors import DeviceError, warn_user
+from .benchmark_report import WHOLE, BenchmarkRun
+from .benchmark_setting import Setting
+from .layer_benchmark import compare_layers
+from .pairing import pairs_of
+
+
+def benchmark_runs(
+    size: int | None, original: nn.Module, decomposed: nn.Module, inputs: Any, setting: Setting
+) -> list[BenchmarkRun]:
+    """The runs at a batch size, or at the largest half, quarter… of it that the memory suffices for.
+
+    Raises
+    ------
+    InputsError, DeviceError
+        A model fails on the inputs, cannot be moved or compiled, or the memory does not suffice for one sample.
+    """
+    backend, device = setting.backend, setting.device
+    notes: tuple[str, ...] = ()
+    while size is not None and size > 1:
+        try:
+            with released(backend, device):
+                return _measure(original, decomposed, resized(inputs, size), setting, notes)
+        except Exception as error:
+            if not ran_out_of_memory(backend, error):
+                raise
+        text = f"a batch of {size} does not fit into the memory of {device} in {name_of(setting.dtype)}"
+        warn_user(f"{text}: halved to {size // 2}")
+        notes = (*notes, f"{text}.")
+        size //= 2
+    arguments = inputs if size is None else resized(inputs, size)
+    with released(backend, device), memory_errors_named(backend, device, arguments):
+        return _measure(original, decomposed, arguments, setting, notes)
+
+
+def _measure(
+    original: nn.Module, decomposed: nn.Module, inputs: Any, setting: Setting, notes: tuple[str, ...]
+) -> list[BenchmarkRun]:
+    """The eager run, and the compiled one where asked for."""
+    backend, device, dtype = setting.backend, setting.device, setting.dtype
+    before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
+    arguments = placed_inputs(inputs, backend, device, dtype)
+    pairs = pairs_of(before, after)
+    arrivals: dict[nn.Module, list[torch.Tensor]] = {pair.original: [] for pair in pairs}
+
+    def record(layer: nn.Module, arrived: torch.Tensor) -> None:
+        blank = torch.empty_strided(arrived.shape, arrived.stride(), dtype=arrived.dtype, device="meta")
+        arrivals[layer].append(blank)
+
+    called = f"inputs on {device} in {name_of(dtype)}"
+    with backend.fallbacks() as names:
+        with watched(arrivals, record):
+            run_model(before, arguments, called)
+        run_model(after, arguments, called)
+    setting.fallbacks.update(dict.fromkeys(names))
+    memory = [_peak_memory(model, arguments, setting) for model in (before, after)]
+    runs = []
+    for compiled in (False, True) if setting.compiled else (False,):
+        whole = setting.compiled_pair(before, after) if compiled else (before, after)
+        with _compile_errors_named(device) if compiled else contextlib.nullcontext():
+            calls = [_call_of(model, arguments) for model in whole]
+            comparison = setting.compare(calls[0], calls[1], WHOLE)
+            layers = compare_layers(pairs, arrivals, setting, compiled)
+        runs.append(
+            BenchmarkRun(
+                dtype=dtype,
+                batch_size=batch_size_of(inputs),
+                compiled=compiled,
+                settings=backend.settings(device),
+                layers=layers,
+                model=comparison,
+                parameters=_parameters(before),
+                parameters_after=_parameters(after),
+                peak_memory=None if compiled else memory[0],
+                peak_memory_after=None if compiled else memory[1],
+                fallbacks=tuple(setting.fallbacks),
+                notes=notes,
+            )
+        )
+    return runs
+
+
+def _peak_memory(model: nn.Module, arguments: Any, setting: Setting) -> int:
+    """Bytes at the peak of a forward pass, with those that the model holds itself."""
+    with setting.backend.peak_memory(setting.device) as peak:
+        call_with(model, arguments)
+    return peak.bytes + sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
+
+
+@contextlib.contextmanager
+def _compile_errors_named(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DeviceError):
+            raise
+        raise DeviceError(
+            f"the models cannot be compiled for {device} ({type(error).__name__}: {error}): "
+            "leave compiled=True out, or fix what torch.compile names"
+        ) from error
+
+
+def _call_of(model: Callable[..., object], arguments: Any) -> Callable[[], object]:
+    return lambda: call_with(model, arguments)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,80 @@
+"""Each decomposed layer timed against its original, on inputs of the shapes that reach it in the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from ..tensor_decompose.model.spec import macs_over_calls, spec_of
+from .benchmark_report import LayerBenchmark
+from .benchmark_setting import Setting
+from .pairing import Pair
+from .timing import Comparison
+
+
+def compare_layers(
+    pairs: Sequence[Pair], arrivals: dict[nn.Module, list[torch.Tensor]], setting: Setting, compiled: bool
+) -> tuple[LayerBenchmark, ...]:
+    """Time every layer against its chain, layers that are alike once.
+
+    Parameters
+    ----------
+    arrivals
+        For each original layer its inputs in one forward pass of the model, on the meta device.
+    """
+    measured: dict[object, Comparison] = {}
+    layers = []
+    for pair in pairs:
+        arrived = arrivals[pair.original]
+        kinds = Counter((tuple(blank.shape), blank.stride(), blank.dtype) for blank in arrived)
+        alike = (spec_of(pair.original), pair.decomposed.stages, tuple(kinds.items()))
+        if alike in measured:
+            setting.steps.done(pair.name)
+        elif arrived:
+            measured[alike] = _compare_layer(pair, arrived, setting, compiled)
+        spec, stages = spec_of(pair.original), pair.decomposed.stages
+        shapes = [blank.shape for blank in arrived]
+        layers.append(
+            LayerBenchmark(
+                name=pair.name,
+                conv=str(spec),
+                mode=pair.mode,
+                rank=pair.rank,
+                calls=len(arrived),
+                parameters=spec.parameters,
+                parameters_after=sum(stage.parameters for stage in stages),
+                macs=macs_over_calls([spec], shapes),
+                macs_after=macs_over_calls(stages, shapes),
+                comparison=measured.get(alike),
+            )
+        )
+    return tuple(layers)
+
+
+def _compare_layer(pair: Pair, arrived: Sequence[torch.Tensor], setting: Setting, compiled: bool) -> Comparison:
+    """Time one layer on random values of the shapes that reach it, all its calls in one."""
+    draw = torch.Generator("cpu").manual_seed(0)
+    made: dict[object, torch.Tensor] = {}
+    images = []
+    for blank in arrived:
+        kind = (blank.shape, blank.stride())
+        if kind not in made:
+            # Drawn and laid out on the host: not every device can do either.
+            values = torch.empty_strided(blank.shape, blank.stride(), dtype=torch.float32, device="cpu")
+            made[kind] = values.normal_(generator=draw).to(setting.device, blank.dtype)
+        images.append(made[kind])
+    layers: tuple[Callable[..., object], Callable[..., object]] = (pair.original, pair.decomposed)
+    if compiled:
+        layers = setting.compiled_pair(pair.original, pair.decomposed)
+    return setting.compare(_calls_of(layers[0], images), _calls_of(layers[1], images), pair.name)
+
+
+def _calls_of(layer: Callable[..., object], images: Sequence[torch.Tensor]) -> Callable[[], object]:
+    def call() -> None:
+        for image in images:
+            layer(image)
+
+    return call

@@ -1,0 +1,96 @@
+"""What a decomposed layer answers on a device, compared with float64 on the host and with the original layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import nn
+
+from .._report.units import name_of, ratio_of
+from ..backend import Tolerance
+from ..tensor_decompose.model.chain import DecomposedConv2d
+from .pairing import Pair
+from .validation_report import LayerValidation
+
+
+@dataclass
+class LayerErrors:
+    """Errors of one decomposed layer over all its calls.
+
+    Attributes
+    ----------
+    chain
+        The decomposed layer, on the device.
+    calls
+        How often it was compared.
+    device, reference, worst, largest
+        Against the same chain in float64 on the host: sums of |y − r|² and |r|², the largest |y − r| and |r|.
+    lost, response
+        Against the original layer on the device: sums of |y − r|² and |r|².
+    exact
+        The chain in float64, once it is needed.
+    """
+
+    chain: DecomposedConv2d
+    calls: int = 0
+    device: float = 0.0
+    reference: float = 0.0
+    worst: float = 0.0
+    largest: float = 0.0
+    lost: float = 0.0
+    response: float = 0.0
+    exact: nn.Sequential | None = field(default=None, repr=False)
+
+    def add(self, arrived: torch.Tensor, response: torch.Tensor) -> None:
+        """Run the chain on what arrived at the original layer, on the device and on the host."""
+        if self.exact is None:
+            self.exact = _in_float64(self.chain)
+        # Past the user's hooks, which are no part of the layer.
+        found = nn.Sequential.forward(self.chain, arrived).cpu().double()  # type: ignore[no-untyped-call]
+        exact = self.exact(arrived.cpu().double())
+        original = response.cpu().double()
+        self.calls += 1
+        self.device += float((found - exact).square().sum())
+        self.reference += float(exact.square().sum())
+        self.worst = _max(self.worst, float((found - exact).abs().max()))
+        self.largest = _max(self.largest, float(exact.abs().max()))
+        self.lost += float((found - original).square().sum())
+        self.response += float(original.square().sum())
+
+    def verdict(self, pair: Pair, tolerance: Tolerance, dtype: torch.dtype) -> LayerValidation:
+        """Whether the device is right within this tolerance, and what the decomposition cost."""
+        error, worst = ratio_of(math.sqrt(self.device), math.sqrt(self.reference)), ratio_of(self.worst, self.largest)
+        if not self.calls:
+            verdict = "did not run"
+        elif not math.isfinite(error) and self.largest > torch.finfo(dtype).max:
+            verdict = f"wrong: its responses reach {self.largest:.1e}, more than {name_of(dtype)} can hold"
+        elif not math.isfinite(error):
+            verdict = "wrong: not finite"
+        elif error > tolerance.norm:
+            verdict = f"wrong: error {error:.1e}, expected at most {tolerance.norm:.1e}"
+        elif worst > tolerance.worst:
+            verdict = f"wrong: error {worst:.1e} at one place, expected at most {tolerance.worst:.1e}"
+        else:
+            verdict = "right"
+        response = ratio_of(math.sqrt(self.lost), math.sqrt(self.response))
+        return LayerValidation(pair.name, pair.mode, pair.rank, self.calls, error, worst, response, verdict)
+
+
+def _in_float64(chain: DecomposedConv2d) -> nn.Sequential:
+    """The same convolutions on the host in float64."""
+    stages = []
+    for spec, stage in zip(chain.stages, cast("Sequence[nn.Conv2d]", chain), strict=True):
+        conv = cast(nn.Conv2d, spec.build())
+        conv.weight = nn.Parameter(stage.weight.cpu().double())
+        conv.bias = None if stage.bias is None else nn.Parameter(stage.bias.cpu().double())
+        stages.append(conv)
+    return nn.Sequential(*stages)
+
+
+def _max(largest: float, value: float) -> float:
+    """The larger of the two; NaN if one is."""
+    return value if math.isnan(value) or value > largest else largest

@@ -1,0 +1,110 @@
+"""A user's inputs, and calling a model on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from ..errors import InputsError
+from .tensors import is_finite, map_tensors
+
+
+def checked_inputs(inputs: object, called: str) -> Any:
+    """The inputs as `call_with` takes them: a tensor, a tuple or list, or a dict.
+
+    Parameters
+    ----------
+    called
+        What the user knows the inputs as, for messages.
+
+    Raises
+    ------
+    InputsError
+        They are of another type.
+    """
+    if not isinstance(inputs, Tensor | tuple | list | Mapping):
+        raise InputsError(
+            f"{called} must be a tensor, a tuple of arguments or a mapping of keywords, found {type(inputs).__name__}"
+        )
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+def check_finite(inputs: Any) -> None:
+    """Check that no floating-point tensor among the inputs holds NaN or infinity.
+
+    Raises
+    ------
+    InputsError
+        One does.
+    """
+    for tensor in tensors_of(inputs):
+        if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
+            raise InputsError(f"inputs of shape {tuple(tensor.shape)} hold NaN or infinity: nothing could be compared")
+
+
+def run_model(model: Callable[..., object], inputs: object, called: str) -> object:
+    """The model's outputs for a tensor, a tuple or list of arguments, or a mapping of keywords; these are not changed.
+
+    Parameters
+    ----------
+    called
+        What the user knows the inputs as, for messages.
+
+    Raises
+    ------
+    InputsError
+        The inputs are of another type, or the model fails on them.
+    """
+    # The model may work in place.
+    inputs = map_tensors(Tensor.clone, checked_inputs(inputs, called))
+    try:
+        return call_with(model, inputs)
+    except Exception as error:
+        raise InputsError(
+            f"the model fails on {called} ({described(inputs)}): {type(error).__name__}: {error}"
+        ) from error
+
+
+def call_with(model: Callable[..., object], inputs: Any) -> object:
+    """Call a model with a tensor as its only argument, with positional ones, or with keywords."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+
+
+def described(inputs: object) -> str:
+    """Shape, dtype and device of every tensor, in words."""
+    shapes = [f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}" for tensor in tensors_of(inputs)]
+    return ", ".join(shapes) or "no tensors"
+
+
+def batch_size_of(inputs: Any) -> int | None:
+    """The length of the first axis of the first tensor that has one."""
+    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), None)
+
+
+def resized(inputs: Any, batch: int) -> Any:
+    """The inputs with another number of samples: tensors as long as the first are repeated, or cut.
+
+    Parameters
+    ----------
+    batch
+        The number of samples wanted.
+    """
+    now = batch_size_of(inputs)
+
+    def resize(tensor: Tensor) -> Tensor:
+        if not tensor.dim() or len(tensor) != now or now == batch or not now:
+            return tensor
+        return tensor[torch.arange(batch, device=tensor.device) % now]
+
+    return map_tensors(resize, inputs)
+
+
+def tensors_of(values: object) -> list[Tensor]:
+    """Every tensor in a structure of containers, in its order."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
