@@ -52,6 +52,8 @@ GEOMETRIES: tuple[LayerSpec, ...] = (
         LayerSpec(4, 6, (3, 3), padding=(1, 1), padding_mode=mode, bias=True)
         for mode in ("reflect", "replicate", "circular")
     ),
+    LayerSpec(2, 20, (3, 3), bias=True),
+    LayerSpec(20, 2, (3, 3), padding=(1, 1)),
     LayerSpec(4, 6, (1, 1), bias=True),
     LayerSpec(4, 6, (1, 3), padding=(0, 1)),
     LayerSpec(4, 6, (3, 3), padding=(1, 1), groups=2, bias=True),

@@ -107,8 +107,13 @@ class TwoRankSplit(Method):
     def spectrum(self, weight: Tensor, layer: LayerSpec, metric: Tensor | None = None) -> Spectrum:
         tensor = _in_first(weight, metric)
         modes = (tensor.flatten(1), tensor.movedim(1, 0).flatten(1))
-        parts = tuple(unfolding_of(lambda mode=mode: mode, narrow(layer)) for mode in modes)  # type: ignore[misc]
-        return Spectrum(parts, exact=weight.dtype == torch.float64)
+        parts = [unfolding_of(lambda mode=mode: mode, narrow(layer)) for mode in modes]  # type: ignore[misc]
+        # A mode of more channels than there are other numbers has singular values of zero beyond those.
+        kept = (
+            replace(part, rows=full, columns=math.prod(layer.weight_shape) // full, values=part.values[:full])
+            for part, full in zip(parts, self.full_ranks(layer), strict=True)
+        )
+        return Spectrum(tuple(kept), exact=weight.dtype == torch.float64)
 
     def split(
         self,

@@ -357,7 +357,7 @@ def test_an_ending_of_no_picture_is_refused(path: Any) -> None:
 
 def test_a_picture_that_cannot_be_written_is_an_error_of_reports(tmp_path: Path) -> None:
     (tmp_path / "picture.png").mkdir()
-    with pytest.raises(ReportAccessError, match="picture.png: cannot be written"):
+    with pytest.raises(ReportAccessError, match="picture.png: expected the path of a file to write, found a directory"):
         save_picture([_FIGURE], tmp_path / "picture.png")
 
 

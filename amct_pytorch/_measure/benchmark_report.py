@@ -28,7 +28,7 @@ class LayerBenchmark:
         The first name of the layer.
     conv
         Its geometry, in words.
-    mode, rank
+    mode, ranks
         Kernel sizes in the chain that replaces it, and the channels between them.
     calls
         How often it runs in a forward pass; the times are those of all its calls.
@@ -43,7 +43,7 @@ class LayerBenchmark:
     name: str
     conv: str
     mode: str
-    rank: int
+    ranks: tuple[int, ...]
     calls: int
     parameters: int
     parameters_after: int
@@ -129,7 +129,7 @@ class BenchmarkReport(Report):
         ReportAccessError
             The file cannot be written. After an error there is the old file or none.
         """
-        save_json(self, "benchmark", path)
+        save_json(self, "benchmark", path, version=2)
 
     def tables(self) -> list[Table]:
         """The device, then a table for each run with a row for each layer and one for the whole model."""
@@ -175,7 +175,7 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
 
 def _layer_cells(layer: LayerBenchmark) -> tuple[str, ...]:
     share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
-    return layer.name or "(the model)", layer.conv, layer.mode, str(layer.rank), share
+    return layer.name or "(the model)", layer.conv, layer.mode, ", ".join(map(str, layer.ranks)), share
 
 
 def _comparison_cells(comparison: Comparison | None) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def compare_layers(
                 name=pair.name,
                 conv=str(spec),
                 mode=pair.mode,
-                rank=pair.rank,
+                ranks=pair.ranks,
                 calls=len(arrived),
                 parameters=spec.parameters,
                 parameters_after=sum(stage.parameters for stage in stages),

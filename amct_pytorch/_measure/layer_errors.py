@@ -77,7 +77,7 @@ class LayerErrors:
         else:
             verdict = "right"
         response = ratio_of(math.sqrt(self.lost), math.sqrt(self.response))
-        return LayerValidation(pair.name, pair.mode, pair.rank, self.calls, error, worst, response, verdict)
+        return LayerValidation(pair.name, pair.mode, pair.ranks, self.calls, error, worst, response, verdict)
 
 
 def _in_float64(chain: DecomposedConv2d) -> nn.Sequential:

@@ -13,7 +13,7 @@ from ..errors import LayerError, ModelError
 from ..tensor_decompose.model.chain import DecomposedConv2d
 from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
 from ..tensor_decompose.model.layers import check_model
-from ..tensor_decompose.model.spec import LayerSpec
+from ..tensor_decompose.model.spec import LayerSpec, times
 
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
@@ -47,12 +47,12 @@ class Pair:
     @property
     def mode(self) -> str:
         """Kernel sizes of the chain: "3×1, 1×3"."""
-        return ", ".join("×".join(map(str, stage.kernel_size)) for stage in self.decomposed.stages)
+        return ", ".join(times(stage.kernel_size) for stage in self.decomposed.stages)
 
     @property
-    def rank(self) -> int:
-        """Channels between the convolutions of the chain."""
-        return self.decomposed.stages[0].out_channels
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that the layer was split at."""
+        return self.decomposed.ranks
 
 
 def pairs_of(original: object, decomposed: object) -> list[Pair]:

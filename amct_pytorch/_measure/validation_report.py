@@ -22,7 +22,7 @@ class LayerValidation:
     ----------
     name
         The first name of the layer.
-    mode, rank
+    mode, ranks
         Kernel sizes in the chain that replaces it, and the channels between them.
     calls
         How often it ran.
@@ -37,7 +37,7 @@ class LayerValidation:
 
     name: str
     mode: str
-    rank: int
+    ranks: tuple[int, ...]
     calls: int
     device_error: float
     device_worst: float
@@ -112,7 +112,7 @@ class ValidationReport(Report):
         ReportAccessError
             The file cannot be written. After an error there is the old file or none.
         """
-        save_json(self, "validation", path)
+        save_json(self, "validation", path, version=2)
 
     def tables(self) -> list[Table]:
         """The device, then a table for each floating-point type with a row for each layer."""
@@ -137,7 +137,7 @@ def _table(run: DtypeValidation) -> Table:
         (
             layer.name or "(the model)",
             layer.mode,
-            str(layer.rank),
+            ", ".join(map(str, layer.ranks)),
             f"{layer.device_error:.1e}",
             f"{layer.device_worst:.1e}",
             f"{layer.response_error:.3f}",

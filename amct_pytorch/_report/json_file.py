@@ -14,7 +14,7 @@ from .file import write_report
 from .units import name_of
 
 
-def save_json(report: Any, kind: str, path: str | os.PathLike[str]) -> None:
+def save_json(report: Any, kind: str, path: str | os.PathLike[str], *, version: int = 1) -> None:
     """Write a report with everything in it, under a format and a version that say how to read it.
 
     Parameters
@@ -27,6 +27,8 @@ def save_json(report: Any, kind: str, path: str | os.PathLike[str]) -> None:
     path
         Of the file; folders that are missing are made. It is in place only when it is complete: after an error there
         is the old file or none.
+    version
+        Of the format: another for each change that a reader must know of.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def save_json(report: Any, kind: str, path: str | os.PathLike[str]) -> None:
     ReportAccessError
         The file cannot be written.
     """
-    content = {"format": f"amct_pytorch.{kind}", "version": 1, **_plain(report)}
+    content = {"format": f"amct_pytorch.{kind}", "version": version, **_plain(report)}
     write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 

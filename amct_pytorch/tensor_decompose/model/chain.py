@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -56,6 +55,7 @@ class DecomposedConv2d(nn.Sequential):
     # TorchScript would compile every property; none is part of the forward pass.
     __jit_unused_properties__ = [  # noqa: RUF012  # TorchScript reads it from the class
         "added_bias",
+        "ranks",
         "stages",
         "spec",
         "weight",
@@ -74,6 +74,11 @@ class DecomposedConv2d(nn.Sequential):
     def added_bias(self) -> bool:
         """Whether the chain has a bias that the convolution had not."""
         return self._decomposition is not None and self._decomposition.added_bias
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that the convolution was split at; none for a part of a chain."""
+        return () if self._decomposition is None else self._decomposition.ranks
 
     @property
     def stages(self) -> tuple[LayerSpec, ...]:
@@ -169,8 +174,3 @@ class DecomposedConv2d(nn.Sequential):
     def padding_mode(self) -> str:
         """See `torch.nn.Conv2d`."""
         return self.spec.padding_mode
-
-
-def kernel_sizes(stages: Sequence[LayerSpec]) -> str:
-    """The kernels of a chain in words: ``3×1, 1×3``."""
-    return ", ".join("×".join(map(str, stage.kernel_size)) for stage in stages)
