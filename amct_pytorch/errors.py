@@ -11,6 +11,8 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
+    ├── PlanFileError (ValueError)           the content of a file of a plan or of settings is wrong
+    ├── PlanFileAccessError (OSError)        such a file cannot be read or written
     ├── CheckpointError (ValueError)         a checkpoint is damaged, or not of this model
     ├── CheckpointAccessError (OSError)      a checkpoint cannot be read or written
     ├── MissingExtra (ImportError)           an optional dependency is not installed
@@ -72,6 +74,14 @@ class InfoFileAccessError(AmctError, OSError):
 
 class InfoFileNotFound(InfoFileAccessError, FileNotFoundError):
     """There is no decomposition information file at the given path."""
+
+
+class PlanFileError(AmctError, ValueError):
+    """The content of a file of a plan, or of settings, is wrong; the message says where."""
+
+
+class PlanFileAccessError(AmctError, OSError):
+    """A file of a plan, or of settings, cannot be read or written."""
 
 
 class CheckpointError(AmctError, ValueError):

@@ -27,8 +27,10 @@ Without fine-tuning, with factors fitted to some unlabelled inputs::
 from .api import auto_decomposition, decompose_network, plan_decomposition
 from .calibration.data import Calibration
 from .config import DecompositionConfig
+from .config_file import load_config, save_config
 from .model.chain import DecomposedConv2d
 from .plan.plan import DecompositionPlan, LayerPlan
+from .plan.plan_file import load_plan
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
 
 __all__ = [
@@ -43,5 +45,8 @@ __all__ = [
     "RatioRank",
     "auto_decomposition",
     "decompose_network",
+    "load_config",
+    "load_plan",
     "plan_decomposition",
+    "save_config",
 ]

@@ -197,7 +197,8 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
     shapes = _shapes(item, where, method.stage_names, 2 + layer.axes)
     ranks, full = method.ranks_of(layer, shapes), method.full_ranks(layer)
     if any(not 1 <= rank <= most for rank, most in zip(ranks, full, strict=True)):
-        _fail(f"{where}, decom_nodes", f"a rank of {_numbers(full)} at most", _numbers(ranks))
+        expected = f"a rank of {full[0]}" if len(full) == 1 else f"ranks of {list(full)}"
+        _fail(f"{where}, decom_nodes", f"{expected} at most", ranks[0] if len(ranks) == 1 else list(ranks))
     entry = Entry(name, split_of(method, layer, ranks, added_bias=added_bias))
     for node, stage, shape in zip(method.stage_names, entry.split.stages, shapes, strict=True):
         if shape != stage.weight_shape:
@@ -223,11 +224,6 @@ def _shapes(item: dict[str, Any], where: str, names: Sequence[str], dimensions: 
 
 # Numbers of dimensions of a weight, in words.
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
-
-
-def _numbers(values: Sequence[int]) -> object:
-    """A number alone, or several in words."""
-    return values[0] if len(values) == 1 else ", ".join(map(str, values))
 
 
 def _field(mapping: Mapping[str, Any], key: str, where: str, kind: type, expected: str) -> Any:

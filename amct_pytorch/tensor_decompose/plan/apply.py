@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
@@ -16,7 +16,10 @@ from ...errors import InfoFileAccessError, LayerError
 from ..info_file.schema import dump, entries_of_chains
 from ..model.layers import Survey, slots
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
-from .plan import DecompositionPlan, LayerPlan, fingerprint
+from .fingerprint import fingerprint
+
+if TYPE_CHECKING:  # the plan itself imports this file
+    from .plan import DecompositionPlan, LayerPlan
 
 
 def checked_path(path: str | os.PathLike[str] | None, processes: ProcessGroup) -> Path | None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..._report.report import Report
 from ..._report.table import Table
 from ..._run.process_group import joined_processes
-from ..._run.tensors import checksum
 from ..._run.turns import one_at_a_time
 from ..calibration.evaluation import Outcome
 from ..calibration.layer_fit import Fit
@@ -21,6 +20,7 @@ from ..methods.weight_group import split_of
 from ..model.chain import Split
 from ..model.layers import survey
 from ..model.spec import LayerSpec
+from .apply import apply_plan, checked_path
 from .render import tables_of
 
 
@@ -166,13 +166,23 @@ class DecompositionPlan(Report):
         ProcessFailed
             Another process of those that made the plan has failed.
         """
-        from .apply import apply_plan, checked_path
-
         with one_at_a_time(), joined_processes(self.together) as processes:
             place = checked_path(decompose_info_path, processes)
             return apply_plan(self, survey(model), place, processes)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan with its factors to a file, to be applied later or elsewhere; `load_plan` reads it.
 
-def fingerprint(layer: nn.Conv2d, with_bias: bool) -> int:
-    """A number that changes when the layer's weight does, or its bias."""
-    return checksum([layer.weight, *([layer.bias] if with_bias and layer.bias is not None else [])])
+        Parameters
+        ----------
+        path
+            Of the file. An existing one is replaced, missing folders are made.
+
+        Raises
+        ------
+        ConfigTypeError, PlanFileAccessError
+            The path is none, or the file cannot be written; an earlier file is as it was.
+        """
+        from .plan_file import save_plan  # which imports this file
+
+        save_plan(self, path)

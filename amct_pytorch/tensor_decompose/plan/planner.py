@@ -28,7 +28,8 @@ from ..model.eligibility import host_weight
 from ..model.layers import Layer, Survey
 from ..model.spec import LayerSpec, macs_over_calls
 from ..ranks.choose import Choice
-from .plan import DecompositionPlan, LayerPlan, fingerprint
+from .fingerprint import fingerprint
+from .plan import DecompositionPlan, LayerPlan
 
 Shapes = Sequence[Sequence[int]]
 """Shapes of the inputs of a layer, one for each call."""

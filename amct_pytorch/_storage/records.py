@@ -1,0 +1,94 @@
+"""Dataclasses as plain data that a file can hold, and back, with every field checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+
+
+def to_plain(record: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """A dataclass as a dict of numbers, strings, lists and dicts of them.
+
+    Parameters
+    ----------
+    record
+        Its fields are numbers, strings, None, dataclasses, and tuples of these.
+    leave_out
+        Names of fields of the record that are kept elsewhere.
+    """
+    fields = [field.name for field in dataclasses.fields(record) if field.name not in leave_out]
+    return {name: _plain(getattr(record, name)) for name in fields}
+
+
+def from_plain(
+    kind: type[Record], value: object, where: str, error: type[ValueError], given: Mapping[str, Any] | None = None
+) -> Record:
+    """A dataclass from what `to_plain` gave.
+
+    Parameters
+    ----------
+    kind
+        The dataclass. Its annotations say what each field holds.
+    value
+        What a file holds, which may be anything.
+    where
+        Where in the file that is, for messages.
+    error
+        What to raise where it is not as the annotations say.
+    given
+        Fields that were left out.
+    """
+    given = given or {}
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in given]  # type: ignore[arg-type]
+    if not isinstance(value, dict):
+        raise error(f"{where}: expected an object, found {_short(value)}")
+    if set(value) != set(names):
+        odd = sorted(set(names) ^ set(map(str, value)))
+        raise error(f"{where}: expected the keys {', '.join(names)}; {', '.join(odd)} is missing or unknown")
+    fields = {name: _checked(hints[name], value[name], f"{where}, {name}", error) for name in names}
+    return kind(**fields, **given)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_plain(value)
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+def _checked(hint: Any, value: Any, where: str, error: type[ValueError]) -> Any:
+    """A value of the type that a hint says."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        choices = [choice for choice in arguments if choice is not type(None)]
+        # Of a tuple or a word, the tuple is what a list in the file is.
+        fitting = [choice for choice in choices if (typing.get_origin(choice) is tuple) == isinstance(value, list)]
+        return _checked((fitting or choices)[0], value, where, error)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise error(f"{where}: expected a list, found {_short(value)}")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise error(f"{where}: expected {len(kinds)} values, found {len(value)}")
+        return tuple(_checked(kind, item, where, error) for kind, item in zip(kinds, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        return from_plain(typing.cast(type, hint), value, where, error)
+    right = isinstance(value, int | float) if hint is float else isinstance(value, hint)
+    if not right or (isinstance(value, bool) and hint is not bool):
+        raise error(f"{where}: expected {_WORDS.get(hint, hint)}, found {_short(value)}")
+    return value
+
+
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

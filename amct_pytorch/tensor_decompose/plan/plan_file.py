@@ -1,0 +1,165 @@
+"""Plans as files: decided on one machine, applied on another.
+
+A file in torch's weights-only format, which is read without running code of it: a dict with the format and its
+version, the plan as plain data, and the tensors of the layers. Layers that share a weight share their factors in the
+file too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._run.tensors import is_finite
+from ..._storage.atomic import new_file
+from ..._storage.paths import file_to_read, file_to_write
+from ..._storage.records import from_plain, to_plain
+from ..._storage.weights import load_content, save_content
+from ...errors import ConfigError, PlanFileAccessError, PlanFileError
+from ..methods import get_method
+from ..model.spec import LayerSpec
+from .plan import DecompositionPlan, LayerPlan
+
+_FORMAT, _VERSION = "amct_pytorch.plan", 1
+# What a file holds besides the plain data of a plan and of a layer.
+_OF_PLAN, _OF_LAYER = ("layers",), ("factors", "bias")
+
+
+def save_plan(plan: DecompositionPlan, path: str | os.PathLike[str]) -> None:
+    """Write a plan with its factors; see `DecompositionPlan.save`."""
+    place = file_to_write(path, "path", PlanFileAccessError)
+    tensors: dict[str, Tensor] = {}
+    names: dict[int, str] = {}
+
+    def named(tensor: Tensor) -> str:
+        """The name of a tensor in the file, the same for the same one."""
+        name = names.setdefault(id(tensor), str(len(names)))
+        tensors[name] = tensor
+        return name
+
+    layers = [
+        {
+            **to_plain(layer, _OF_LAYER),
+            "factors": [named(factor) for factor in layer.factors],
+            "bias": None if layer.bias is None else named(layer.bias),
+        }
+        for layer in plan.layers
+    ]
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "plan": {**to_plain(plan, _OF_PLAN), "layers": layers},
+        "tensors": tensors,
+    }
+    with new_file(place, PlanFileAccessError) as draft:
+        save_content(content, draft, "the plan")
+
+
+def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
+    """Read a plan from a file that `DecompositionPlan.save` wrote.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+
+    Returns
+    -------
+    DecompositionPlan
+        To be applied to the model that it was made from, or one with the same layers and weights: that is checked
+        when it is applied.
+
+    Raises
+    ------
+    ConfigTypeError, PlanFileAccessError
+        The path is none, or the file cannot be read.
+    PlanFileError
+        It is no plan, damaged, of another release, or by a method that is not registered here.
+    """
+    place = file_to_read(path, "path", "plan", PlanFileAccessError, PlanFileAccessError)
+    content = load_content(place, PlanFileError)
+    if content.get("format") != _FORMAT:
+        raise PlanFileError(f"{place}: expected a plan as DecompositionPlan.save writes it, found another file")
+    if content.get("version") != _VERSION:
+        raise PlanFileError(
+            f"{place}: expected version {_VERSION}, found {content.get('version')!r}: it was written by another release"
+        )
+    plan, tensors = content.get("plan"), content.get("tensors")
+    if not isinstance(plan, dict) or not isinstance(plan.get("layers"), list) or not isinstance(tensors, dict):
+        raise PlanFileError(f"{place}: expected a plan with layers and tensors: the file is damaged")
+    shared: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
+    layers = tuple(
+        _layer(layer, f"{place}: layer {number}", tensors, shared) for number, layer in enumerate(plan["layers"])
+    )
+    rest = {key: value for key, value in plan.items() if key != "layers"}
+    return from_plain(DecompositionPlan, rest, str(place), PlanFileError, {"layers": layers})
+
+
+def _layer(
+    plain: object, where: str, tensors: Mapping[str, Any], shared: dict[tuple[str, ...], tuple[Tensor, ...]]
+) -> LayerPlan:
+    if not isinstance(plain, dict):
+        raise PlanFileError(f"{where}: expected an object, found {type(plain).__name__}")
+    names = tuple(map(str, plain.get("factors") or ()))
+    factors = shared.setdefault(names, tuple(_tensor(tensors, name, where) for name in names))
+    bias = plain.get("bias")
+    given = {
+        "factors": factors,
+        "bias": None if bias is None else shared.setdefault((str(bias),), (_tensor(tensors, str(bias), where),))[0],
+    }
+    rest = {key: value for key, value in plain.items() if key not in _OF_LAYER}
+    layer = from_plain(LayerPlan, rest, where, PlanFileError, given)
+    if not layer.names:
+        raise PlanFileError(f"{where}: expected a name at least, found none")
+    if layer.decompose:
+        _check_split(layer, f"{where} ({layer.name!r})")
+    return layer
+
+
+def _check_split(layer: LayerPlan, where: str) -> None:
+    """Check that a layer to be decomposed has a split that fits its geometry, and the factors of that."""
+    if layer.spec is None or layer.method is None or layer.ranks is None:
+        raise PlanFileError(f"{where}: expected spec, method and ranks of a layer that is to be decomposed")
+    _check_spec(layer.spec, where)
+    try:
+        method = get_method(layer.method)
+    except ConfigError as error:
+        raise PlanFileError(f"{where}, {error}: register the method before the plan is loaded") from None
+    full = () if method.impossible(layer.spec) else method.full_ranks(layer.spec)
+    if len(layer.ranks) != len(full) or not all(
+        1 <= rank <= most for rank, most in zip(layer.ranks, full, strict=True)
+    ):
+        raise PlanFileError(f"{where}, ranks: expected ranks of {list(full)} at most, found {list(layer.ranks)}")
+    expected = [stage.weight_shape for stage in layer.split.stages]
+    found = [tuple(factor.shape) for factor in layer.factors]
+    if found != expected:
+        raise PlanFileError(f"{where}, factors: expected the shapes {expected}, found {found}")
+    if layer.bias is not None and tuple(layer.bias.shape) != (layer.spec.out_channels,):
+        raise PlanFileError(
+            f"{where}, bias: expected {layer.spec.out_channels} values, found {tuple(layer.bias.shape)}"
+        )
+
+
+def _check_spec(spec: LayerSpec, where: str) -> None:
+    sizes = [spec.in_channels, spec.out_channels, spec.groups, *spec.kernel_size, *spec.stride, *spec.dilation]
+    axes = {
+        spec.axes,
+        len(spec.stride),
+        len(spec.dilation),
+        spec.axes if isinstance(spec.padding, str) else len(spec.padding),
+    }
+    if min(sizes) < 1 or len(axes) != 1 or spec.in_channels % spec.groups or spec.out_channels % spec.groups:
+        raise PlanFileError(f"{where}, spec: expected the geometry of a layer, found {spec!r}")
+
+
+def _tensor(tensors: Mapping[str, Any], name: str, where: str) -> Tensor:
+    tensor = tensors.get(name)
+    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64) or not is_finite(tensor):
+        raise PlanFileError(
+            f"{where}: expected the tensor {name!r}, finite, in float32 or float64: the file is damaged"
+        )
+    return tensor
