@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -83,17 +84,30 @@ def one_fails(index: int, where: str, folder: str) -> list[str]:
             batches = _batches(index) if index == 0 else [torch.full((4, 3, 16, 16), torch.nan)]
             auto_decomposition(net, calibration=Calibration(batches))
         else:  # the first process cannot write, which it finds out last
-            import amct_pytorch.tensor_decompose.plan.plan as plan
+            import amct_pytorch.tensor_decompose.plan.apply as apply
 
-            def full(*_: object) -> None:
+            def full(*_: object, **__: object) -> None:
                 raise OSError(28, "No space left on device")
 
-            plan.write_text = full
+            apply.write_file = full
             auto_decomposition(net, Path(folder) / "info.json")
     except BaseException as error:
         assert _digest(net) == before
         return [type(error).__name__, str(error)]
     return ["none", ""]
+
+
+def one_cannot_apply(index: int, path: str) -> list[object]:
+    net = _net()
+    if index == 1:  # which turns warnings into errors, and has something to be warned of as its layers are replaced
+        warnings.simplefilter("error")
+        net[0].alias = (net[0].conv1,)
+    before = _digest(net)
+    try:
+        auto_decomposition(net, path)
+    except BaseException as error:
+        return [type(error).__name__, _digest(net) == before]
+    return ["none", True]
 
 
 def one_dies(index: int) -> list[str]:
@@ -165,6 +179,14 @@ def test_a_process_that_fails_fails_all_and_changes_nothing(
     assert told[1 - failing][0] == "ProcessFailed"
     assert told[1 - failing][1].startswith(others)
     assert not (tmp_path / "info.json").exists()
+
+
+def test_the_file_is_written_only_after_every_process_could_apply_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "info.json"
+    path.write_text("an earlier file")
+    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "one_cannot_apply", str(path))]
+    assert told == [["ProcessFailed", True], ["AmctWarning", True]]
+    assert path.read_text() == "an earlier file"
 
 
 def test_a_process_that_dies_ends_the_others_within_a_minute() -> None:

@@ -79,7 +79,6 @@ def auto_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
-    _check_settings(config, calibration)
     with one_at_a_time(), joined_processes(distributed) as processes:
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
@@ -129,7 +128,6 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
-    _check_settings(config, calibration)
     with one_at_a_time(), joined_processes(distributed) as processes:
         return _plan(survey(model), config, calibration, example_inputs, progress, processes)
 
@@ -158,6 +156,7 @@ def _plan(
     progress: bool | Report,
     processes: ProcessGroup,
 ) -> DecompositionPlan:
+    _check_settings(config, calibration)
     config = config or DecompositionConfig()
     # A rule may well name a layer that an earlier call has decomposed.
     known = [*(name for layer in found.layers for name in layer.names), *found.chains]

@@ -1,4 +1,4 @@
-"""From sums of moments to what replaces the layers of one group: factors, corrected biases, and how they were found."""
+"""From sums of moments to the factors of one weight group, corrected biases, and how they were found."""
 
 from __future__ import annotations
 
@@ -6,36 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..methods.low_rank import balanced
 from ..methods.weight_group import Factors, WeightGroup
-from ..model.chain import DecomposedConv2d
 from ..model.compose import composed_weight, relative_error, ungrouped
-from ..model.replace import bias_for, build_chain, parameters_like
 from ..model.spec import LayerSpec
 from ..ranks.spectrum import Spectrum
 from .biases import bias_of
 from .data import Mode
-from .least_squares import (
-    Moments,
-    Refit,
-    composed,
-    improve_first,
-    patch_offsets,
-    refit,
-    seen_by_prefix,
-    shrunk_root,
-)
+from .least_squares import Moments, Refit, improve_first, refit
 from .moments import MomentSums
-
-# Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
-# each position, or of the whole one.
-_POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
-# And at least so many, which cost a small layer little.
-_LEAST_POSITIONS = 2048
-# Of the moments of whole patches: two halves, each with a sum in float64 and a block in float32.
-_BYTES_PER_MOMENT = 2 * (8 + 4)
+from .stage_kernels import composed, first_stage_offsets, prefix_offsets, seen_by_prefix
+from .whitening import shrunk_root
 
 
 @dataclass(frozen=True)
@@ -112,36 +95,6 @@ class Fitted:
         return cls(plain, plain, (None,) * len(group.layers), Fit("plain", note=note))
 
 
-def chains_for(
-    group: WeightGroup, factors: Factors, biases: Sequence[Tensor | None] | None = None
-) -> dict[nn.Module, DecomposedConv2d]:
-    """For each layer of a group what would replace it, with these biases or its own."""
-    chains: dict[nn.Module, DecomposedConv2d] = {}
-    biases = [None] * len(group.layers) if biases is None else biases
-    for layer, module, bias in zip(group.layers, group.modules, biases, strict=True):
-        split = group.split_of(layer, factors.ranks, added_bias=bias is not None and module.bias is None)
-        own = None if bias is None else bias_for(module, bias)
-        chains[module] = build_chain(module, split, parameters_like(module.weight, factors.weights), own)
-    return chains
-
-
-def first_stage_offsets(group: WeightGroup) -> Tensor:
-    """Which numbers of a patch the first stage sees, (d, J); see `patch_offsets`."""
-    smallest = (1,) * len(group.method.full_ranks(group.spec))
-    return _offsets(group.spec, group.stages(smallest)[:1])
-
-
-def bytes_of_moments(group: WeightGroup) -> int:
-    """Bytes of the moments of whole patches."""
-    return _BYTES_PER_MOMENT * group.spec.patch_size**2
-
-
-def positions_wanted(group: WeightGroup, mode: Mode) -> int:
-    """How many positions of the layer's response the fit is to sample."""
-    unknowns = len(first_stage_offsets(group)) if mode == "whiten" else group.spec.patch_size
-    return max(_POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
-
-
 def spectrum_on_data(group: WeightGroup, sums: MomentSums) -> Spectrum:
     """The spectrum of the weight seen through the layer's inputs; the sums are not used up."""
     total, halves = sums.seen_by_first(first_stage_offsets(group))
@@ -181,7 +134,7 @@ def fit(
     """
     ranks, stages = plain.ranks, group.stages(plain.ranks)
     kernel = ungrouped(group.weight().double(), group.spec.groups).flatten(1)
-    offsets = _offsets(group.spec, stages[:1])
+    offsets = prefix_offsets(group.spec, stages[:1])
     means = sums.means()
     total, halves = sums.finish(kernel)
     first_moments = [
@@ -233,7 +186,7 @@ def _refitted(
     """
     stages = group.stages(starts[0].ranks)
     first, last = stages[0], stages[-1]
-    offsets = _offsets(group.spec, stages[:-1])
+    offsets = prefix_offsets(group.spec, stages[:-1])
 
     def error_of(prefix: Tensor, weight: Tensor) -> float:
         return total.error(composed(prefix, ungrouped(weight, last.groups), offsets))
@@ -250,7 +203,7 @@ def _refitted(
     best, before, _ = min(allowed, key=lambda item: item[0].expected)
     if first.groups == 1:
         tail = composed_weight([*before[1:], best.last], stages[1:])
-        before[0] = improve_first(before[0], tail, _offsets(group.spec, stages[:1]), root, total, halves)
+        before[0] = improve_first(before[0], tail, prefix_offsets(group.spec, stages[:1]), root, total, halves)
     best = refit(composed_weight(before, stages[:-1]), best.last, offsets, total, halves, last.groups)
     return _evened([*before, best.last], stages), best.ridge
 
@@ -267,9 +220,3 @@ def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Ten
         return tuple(weights)
     mean = math.prod(lengths) ** (1 / len(lengths))
     return tuple(weight * (mean / length) for weight, length in zip(weights, lengths, strict=True))
-
-
-def _offsets(layer: LayerSpec, prefix: Sequence[LayerSpec]) -> Tensor:
-    kernel = [max(sizes) for sizes in zip(*(stage.kernel_size for stage in prefix), strict=True)]
-    channels = layer.in_channels
-    return patch_offsets((1, channels, *layer.kernel_size), (1, channels, *kernel))

@@ -1,35 +1,34 @@
-"""Factors fitted to data: moments of a layer's input patches in, weights out. Float64 numbers on the CPU only.
+"""The factors of a chain by least squares on the responses of the layer. Float64 numbers on the CPU only.
 
-With P the input patches of a layer (D = in·kh·kw numbers each), t its responses without bias, W' a kernel and
+With P the input patches of a layer (D = in·kernel values each), t its responses without bias, W' a kernel and
 c' an intercept, the error of the response is the mean of ‖t − W'·P − c'‖². The best intercept is known, so
 everything here works on moments that are centred already (or not, where a layer has no bias to correct).
 
-The first factor comes from a whitened split, the last one from ridge-regularised least squares on top of it, and
-then each once more with the other as it is. (X. Zhang, J. Zou, K. He, J. Sun, "Accelerating very deep convolutional
-networks for classification and detection", TPAMI 2016, fit responses layer after layer; the split here is the
-separable one, and the whitening of the inputs.) How much to trust the data is estimated from the data: the moments
-come in two halves, from different images, and what one half fits the other judges.
+From a whitened split on, the last factor is fitted by ridge-regularised least squares, then the first one with the
+others fixed, then the last once more. (X. Zhang, J. Zou, K. He, J. Sun, "Accelerating very deep convolutional networks
+for classification and detection", TPAMI 2016, fit responses layer after layer.) How far to trust the data is estimated
+from the data: the moments come in two halves, from different images, and each half judges what the other fits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..model.compose import ungrouped
+from .stage_kernels import composed, places_of
 
-# What the second moment is shrunk by at least: it bounds the condition, so that the root can be undone.
-_LEAST_SHRINKAGE = 1e-4
-# Ridges to choose from, in units of the mean variance of what the last convolution sees.
+# Ridges to choose from, in units of the mean variance of what the last stage sees.
 _RIDGES = tuple(10.0**exponent for exponent in range(-6, 3))
-# Power iterations for an eigenvalue that is only reported.
-_POWERS = 5
-# Steps of conjugate gradients for the first factor. Few, as to stop early is what keeps it from overfitting.
+# Steps of conjugate gradients for the first factor: few, since stopping early is what keeps it from overfitting.
 _STEPS = 4
+# Added to a diagonal, relative to its mean, so that a matrix that is singular but for rounding can be inverted.
+_JITTER_OF_INPUTS = 1e-12
+_JITTER_OF_KERNEL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,136 +58,6 @@ class Moments:
     def error(self, kernel: Tensor) -> float:
         """The mean of ‖t − W'·P‖² for a kernel W' of (out, D)."""
         return max(0.0, self.energy + float(((kernel @ self.second - 2 * self.cross) * kernel).sum()))
-
-
-@dataclass(frozen=True)
-class Root:
-    """A square root of a second moment S that was shrunk: rootᵀ·root = (1 − γ)·S + γ·mean variance·I.
-
-    Attributes
-    ----------
-    root
-        (d, d), upper triangular, regular.
-    shrinkage
-        γ, from 0 to 1. At 1 the data say nothing.
-    condition
-        Of the shrunk moment: about its largest eigenvalue by its smallest.
-    """
-
-    root: Tensor
-    shrinkage: float
-    condition: float
-
-
-def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: float = 0.0) -> Root:
-    """A regular square root of the second moment, shrunk towards the identity as far as its halves disagree.
-
-    O. Ledoit, M. Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004, where the
-    sampling variance is estimated from the two halves, since neighbouring patches are no independent samples.
-    The split of root·A is never worse for the unshrunk moment than the split of A itself, whatever γ < 1: a sum
-    of that error and of A's own is least, and the split of A has the least error of A.
-
-    Parameters
-    ----------
-    total
-        S, (d, d).
-    halves
-        Weight and second moment (d, d) of each half.
-    least
-        What to shrink by at least, from 0 to 1: the share of the energy of the inputs that is to be noise.
-    """
-    size = len(total)
-    variance = float(total.diagonal().mean())
-    if variance <= 0 or not math.isfinite(variance):
-        return Root(torch.eye(size, dtype=total.dtype, device="cpu"), 1.0, math.inf)
-    identity = variance * torch.eye(size, dtype=total.dtype, device="cpu")
-    (weight, one), (other_weight, other) = halves
-    distance = float((total - identity).square().sum())
-    disagreement = float((one - other).square().sum()) * weight * other_weight / (weight + other_weight) ** 2
-    judged = min(weight, other_weight) > 0
-    shrinkage = disagreement / distance if judged and distance > 0 else 1.0
-    shrinkage = min(max(shrinkage, least, _LEAST_SHRINKAGE), 1.0)
-    while True:
-        shrunk = (1 - shrinkage) * total + shrinkage * identity
-        lower, failed = torch.linalg.cholesky_ex(shrunk)
-        if not failed or shrinkage == 1:
-            break
-        shrinkage = min(1.0, 10 * shrinkage)  # rounding has left it an eigenvalue below zero
-    root = lower.mT.contiguous()
-    largest = _largest_eigenvalue(lambda vector: shrunk @ vector, size)
-    of_inverse = _largest_eigenvalue(lambda vector: torch.cholesky_solve(vector, root, upper=True), size)
-    return Root(root, shrinkage, largest * of_inverse)
-
-
-def _largest_eigenvalue(times: Callable[[Tensor], Tensor], size: int) -> float:
-    """Of a symmetric matrix that is given by its products, to a few percent, by power iteration."""
-    vector = torch.linspace(1, 2, size, dtype=torch.float64, device="cpu")[:, None]
-    length = 1.0
-    for _ in range(_POWERS):
-        vector = times(vector)
-        length = float(torch.linalg.vector_norm(vector))
-        vector = vector / length
-    return length
-
-
-def seen_by_prefix(second: Tensor, offsets: Tensor) -> Tensor:
-    """The second moment (d, d) of what the first stages see: the mean over the places of the later stages' kernel.
-
-    Parameters
-    ----------
-    second
-        (D, D), second moment of the whole patches.
-    offsets
-        (d, J); see `patch_offsets`.
-    """
-    total = second.new_zeros(len(offsets), len(offsets))
-    for offset in offsets.unbind(1):
-        total += second[offset[:, None], offset]
-    return total / offsets.shape[1]
-
-
-def patch_offsets(kernel_shape: Sequence[int], prefix_shape: Sequence[int]) -> Tensor:
-    """Which numbers of a patch the first stages of a chain see at each place of the later stages' kernel.
-
-    Parameters
-    ----------
-    kernel_shape
-        (out, in, *kernel) of the layer, without groups.
-    prefix_shape
-        (R, in, *kernel) of the first stages together, without groups.
-
-    Returns
-    -------
-    Tensor
-        (d, J) indices into the D = in·kernel numbers of a patch: d = in·kernel of the prefix, J the number of places.
-    """
-    in_, *kernel = kernel_shape[1:]
-    axes = len(kernel)
-    windows = torch.arange(in_ * math.prod(kernel), device="cpu").reshape(in_, *kernel)
-    for axis, size in enumerate(prefix_shape[2:], start=1):
-        windows = windows.unfold(axis, size, 1)  # (in, *places, *kernel of the prefix)
-    inside, places = range(1 + axes, 1 + 2 * axes), range(1, 1 + axes)
-    return windows.permute(0, *inside, *places).reshape(in_ * math.prod(prefix_shape[2:]), -1)
-
-
-def composed(prefix: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
-    """The kernel (out, D) of two stages (R, in, *kernel) and (out, R, *kernel) without groups, one after the other.
-
-    Parameters
-    ----------
-    offsets
-        (d, J) of the prefix; see `patch_offsets`.
-    """
-    kernel = prefix.new_zeros(len(last), int(offsets.max()) + 1)
-    rows = prefix.flatten(1)
-    for place, offset in zip(_places(last), offsets.unbind(1), strict=True):
-        kernel[:, offset] += place @ rows
-    return kernel
-
-
-def _places(last: Tensor) -> tuple[Tensor, ...]:
-    """The matrix (out, R) of a weight (out, R, *kernel) at every place of its kernel."""
-    return last.reshape(*last.shape[:2], -1).unbind(2)
 
 
 @dataclass(frozen=True)
@@ -226,7 +95,7 @@ def refit(
     last
         (out, R / groups, *kernel), float64.
     offsets
-        (d, J) of the prefix; see `patch_offsets`.
+        (d, J) of the prefix; see `prefix_offsets`.
     total, halves
         Moments of all the data, and of its halves.
     groups
@@ -278,7 +147,7 @@ class _Block:
         second = torch.stack([images[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
         cross = torch.stack([cross[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
         diagonal = second.diagonal()
-        floor = 1e-12 * float(diagonal.mean()) + torch.finfo(second.dtype).tiny
+        floor = _JITTER_OF_INPUTS * float(diagonal.mean()) + torch.finfo(second.dtype).tiny
         scale = diagonal.clamp_min(floor).rsqrt()
         values, vectors = torch.linalg.eigh(scale[:, None] * second * scale)
         begin = float(((start @ second - 2 * cross) * start).sum())
@@ -339,7 +208,7 @@ def improve_first(
     tail
         Kernel (out, R, *kernel) of the stages behind it, without groups, float64.
     offsets
-        (d, J) of the first stage; see `patch_offsets`.
+        (d, J) of the first stage; see `prefix_offsets`.
     root
         (d, d); see `shrunk_root`. The better the data know a direction, the further it goes along it.
     total, halves
@@ -358,9 +227,9 @@ def improve_first(
 
 def _descend(first: Tensor, tail: Tensor, offsets: Tensor, root: Tensor, moments: Moments) -> Tensor:
     """A few steps of conjugate gradients, preconditioned as if the places of the tail saw independent inputs."""
-    places = list(zip(_places(tail), offsets.unbind(1), strict=True))
+    places = list(zip(places_of(tail), offsets.unbind(1), strict=True))
     inner = sum((place.T @ place for place, _ in places), first.new_zeros(len(first), len(first)))
-    inner.diagonal().add_(1e-6 * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny)
+    inner.diagonal().add_(_JITTER_OF_KERNEL * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny)
     inner_root = torch.linalg.cholesky(inner)
 
     def on_first(of_kernel: Tensor) -> Tensor:

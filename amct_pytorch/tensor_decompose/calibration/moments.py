@@ -18,7 +18,9 @@ from torch import Tensor
 
 from ..._run.process_group import ProcessGroup as ProcessGroup
 from ..methods.linalg import exact_matmul
-from .least_squares import Moments, seen_by_prefix
+from ..model.spec import LayerSpec
+from .least_squares import Moments
+from .stage_kernels import seen_by_prefix
 
 # Patches are laid out and multiplied in blocks of so many rows, as their copies take memory.
 _ROWS_AT_ONCE = 4096
@@ -27,8 +29,15 @@ _ROWS_OF_A_BLOCK = 8192
 # A symmetric product is computed in so many strips, of so many columns at least.
 _STRIPS = 4
 _LEAST_STRIP = 256
+# Bytes for each entry of a second moment: two halves, each with a sum in float64 and a block in float32.
+_BYTES_PER_ENTRY = 2 * (8 + 4)
 # Of a float32 product of so many rows, relative to the mean square of what is multiplied.
 _ROUNDING = 1e-6
+
+
+def bytes_of_moments(layer: LayerSpec) -> int:
+    """Bytes that the moments of whole patches of a layer take."""
+    return _BYTES_PER_ENTRY * layer.patch_size**2
 
 
 @dataclass
@@ -85,7 +94,7 @@ class MomentSums:
     Parameters
     ----------
     offsets
-        Given (d, J), see `patch_offsets`, the second moment is only that of what the first stage sees, the mean over
+        Given (d, J), see `prefix_offsets`, the second moment is only that of what the first stage sees, the mean over
         the J places of the later stages' kernel: (d, d) numbers. With None it is that of whole patches, (D, D).
     """
 
@@ -164,7 +173,7 @@ class MomentSums:
         Parameters
         ----------
         offsets
-            (d, J) of the first stage; see `patch_offsets`.
+            (d, J) of the first stage; see `prefix_offsets`.
 
         Returns
         -------

@@ -18,19 +18,14 @@ from ..methods.weight_group import WeightGroup
 from ..model.spec import LayerSpec
 from .biases import bias_of, correctable_biases
 from .data import Calibration, Mode
-from .layer_fit import (
-    Fitted,
-    bytes_of_moments,
-    chains_for,
-    first_stage_offsets,
-    fit,
-    positions_wanted,
-    spectrum_on_data,
-)
-from .moments import MomentSums
+from .layer_fit import Fitted, fit, spectrum_on_data
+from .moments import MomentSums, bytes_of_moments
+from .positions import positions_wanted
 from .recorder import LayerRecorder
 from .rescale import rescale
 from .runs import EndOfRun, Runs
+from .stage_kernels import first_stage_offsets
+from .trial_chains import chains_for
 
 # Of an iterable that does not say its length: a usual number of batches.
 _USUAL_BATCHES = 8
@@ -276,8 +271,8 @@ def _affordable(
     if calibration.mode == "whiten":
         return modes, notes
     taken = 0
-    for index in sorted(candidates, key=lambda index: bytes_of_moments(groups[index])):
-        needed = bytes_of_moments(groups[index]) + (taken if calibration.mode == "refit" else 0)
+    for index in sorted(candidates, key=lambda index: bytes_of_moments(groups[index].spec)):
+        needed = bytes_of_moments(groups[index].spec) + (taken if calibration.mode == "refit" else 0)
         if needed > calibration.memory:
             modes[index] = "whiten"
             notes[index] = f"{calibration.mode} would take {_gib(needed)} of memory, over {_gib(calibration.memory)}"

@@ -8,7 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..methods.weight_group import WeightGroup
 from ..model.spec import Positions
+from .data import Mode
+from .stage_kernels import first_stage_offsets
+
+# Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
+# each position, or of the whole one.
+_POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
+# And at least so many, which cost a small layer little.
+_LEAST_POSITIONS = 2048
+
+
+def positions_wanted(group: WeightGroup, mode: Mode) -> int:
+    """How many positions of the layer's responses a fit is to sample, over all batches."""
+    unknowns = len(first_stage_offsets(group)) if mode == "whiten" else group.spec.patch_size
+    return max(_POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
 
 
 def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions:

@@ -27,9 +27,10 @@ from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
 from ..model.chain import DecomposedConv2d
 from .biases import bias_of
-from .layer_fit import Fitted, chains_for
+from .layer_fit import Fitted
 from .recorder import LayerRecorder
 from .runs import EndOfRun, Runs
+from .trial_chains import chains_for
 
 # As if so many positions more had asked for a scale of 1: what is seen only a few times changes little.
 _PRIOR_POSITIONS = 16

@@ -17,9 +17,10 @@ from ..._run.tensors import is_finite
 from ...errors import LayerError
 from ..calibration.data import Calibration
 from ..calibration.evaluation import Candidates, Outcome, judge
-from ..calibration.layer_fit import Fitted, chains_for
+from ..calibration.layer_fit import Fitted
 from ..calibration.passes import fit_to_data
 from ..calibration.runs import Runs
+from ..calibration.trial_chains import chains_for
 from ..config import DecompositionConfig
 from ..methods import get_method
 from ..methods.factoring import Factoring

@@ -1,0 +1,77 @@
+"""The kernels of a chain's first stages and of its later ones, on the patches of the layer that it stands in for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..methods.weight_group import WeightGroup
+from ..model.spec import LayerSpec
+
+
+def prefix_offsets(layer: LayerSpec, prefix: Sequence[LayerSpec]) -> Tensor:
+    """Which values of a patch the first stages of a chain see at each place of the later stages' kernel.
+
+    Parameters
+    ----------
+    layer
+        Geometry of the layer that the chain stands in for.
+    prefix
+        Geometry of the first stages.
+
+    Returns
+    -------
+    Tensor
+        (d, J) indices into the D = in·kernel values of a patch: d = in·kernel of the prefix, J the number of places.
+    """
+    kernel = [max(sizes) for sizes in zip(*(stage.kernel_size for stage in prefix), strict=True)]
+    windows = torch.arange(layer.patch_size, device="cpu").reshape(layer.in_channels, *layer.kernel_size)
+    for axis, size in enumerate(kernel, start=1):
+        windows = windows.unfold(axis, size, 1)  # (in, *places, *kernel of the prefix)
+    inside, places = range(1 + layer.axes, 1 + 2 * layer.axes), range(1, 1 + layer.axes)
+    return windows.permute(0, *inside, *places).reshape(layer.in_channels * math.prod(kernel), -1)
+
+
+def first_stage_offsets(group: WeightGroup) -> Tensor:
+    """Which values of a patch the first stage sees, (d, J), at any ranks; see `prefix_offsets`."""
+    smallest = (1,) * len(group.method.full_ranks(group.spec))
+    return prefix_offsets(group.spec, group.stages(smallest)[:1])
+
+
+def seen_by_prefix(second: Tensor, offsets: Tensor) -> Tensor:
+    """The second moment (d, d) of what the first stages see: the mean over the places of the later stages' kernel.
+
+    Parameters
+    ----------
+    second
+        (D, D), second moment of the whole patches.
+    offsets
+        (d, J); see `prefix_offsets`.
+    """
+    total = second.new_zeros(len(offsets), len(offsets))
+    for offset in offsets.unbind(1):
+        total += second[offset[:, None], offset]
+    return total / offsets.shape[1]
+
+
+def composed(prefix: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
+    """The kernel (out, D) of two stages (R, in, *kernel) and (out, R, *kernel) without groups, one after the other.
+
+    Parameters
+    ----------
+    offsets
+        (d, J) of the prefix; see `prefix_offsets`.
+    """
+    kernel = prefix.new_zeros(len(last), int(offsets.max()) + 1)
+    rows = prefix.flatten(1)
+    for place, offset in zip(places_of(last), offsets.unbind(1), strict=True):
+        kernel[:, offset] += place @ rows
+    return kernel
+
+
+def places_of(last: Tensor) -> tuple[Tensor, ...]:
+    """The matrix (out, R) of a weight (out, R, *kernel) at every place of its kernel."""
+    return last.reshape(*last.shape[:2], -1).unbind(2)

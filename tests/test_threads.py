@@ -1,0 +1,82 @@
+"""Threads that decompose at once take turns: each gets the plan it would get alone, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
+
+from .models import TwoConvs, image, snapshot
+
+
+def _at_once(work: Callable[[], Any], count: int = 4) -> list[Any]:
+    """What each of several threads gets for the same work, or the error that it ends with."""
+    begin, results = threading.Barrier(count), []
+
+    def run() -> None:
+        begin.wait()
+        try:
+            results.append(work())
+        except BaseException as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+class _Slow(TwoConvs):
+    """A network whose forward lets other threads run in its midst."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pause = threading.Event()
+        pause.wait(0.02)
+        result = super().forward(x)
+        pause.wait(0.02)
+        return result
+
+
+@pytest.mark.parametrize("mode", [None, "whiten", "reconstruct"])
+def test_threads_that_plan_one_model_get_the_same_plan_and_leave_it_in_its_mode(mode: Any) -> None:
+    model = _Slow().train()
+    check = snapshot(model)
+    settings: dict[str, Any] = {"example_inputs": image()}
+    if mode is not None:
+        settings["calibration"] = Calibration(image(48, 3, 16, 16).split(12), mode=mode)
+    alone = plan_decomposition(model, **settings)
+    assert _at_once(lambda: plan_decomposition(model, **settings)) == [alone] * 4
+    check()
+    assert model.training
+
+
+def test_a_plan_made_while_another_thread_calibrates_decomposes_the_same_layers() -> None:
+    model = _Slow()
+    calibration = Calibration(image(48, 3, 16, 16).split(12))
+    alone = plan_decomposition(model)
+    plans: list[Any] = []
+    other = threading.Thread(target=lambda: plans.append(plan_decomposition(model)))
+
+    def forward(net: nn.Module, batch: torch.Tensor) -> object:
+        if not other.is_alive() and not plans:
+            other.start()
+            threading.Event().wait(0.1)
+        return net(batch)
+
+    plan_decomposition(model, calibration=Calibration(calibration.batches, forward=forward))
+    other.join()
+    assert plans == [alone]
+
+
+def test_threads_that_decompose_one_model_decompose_it_once() -> None:
+    model = _Slow()
+    results = _at_once(lambda: auto_decomposition(model, example_inputs=image())[1])
+    assert sorted(map(len, results)) == [0, 0, 0, 2]
