@@ -7,7 +7,8 @@ In the package of a method, a test file of one class, to be run by pytest::
     class TestMyMethod(MethodConformance):
         method = MyMethod
 
-Each check goes over all geometries that the method accepts, in float64.
+Each check goes over all geometries that the method accepts, in float64. They are all in this one file, long as it is,
+so that whoever writes a method reads the contract from top to bottom.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .tensor_decompose.methods import Method, register_method
 from .tensor_decompose.model.compose import composed_weight, relative_error
 from .tensor_decompose.model.spec import LayerSpec, macs_of
 from .tensor_decompose.ranks.policies import RatioRank
+from .tensor_decompose.ranks.spectrum import Spectrum
 
 GEOMETRIES: tuple[LayerSpec, ...] = (
     LayerSpec(4, 6, (3, 3), padding=(1, 1), bias=True),
@@ -342,9 +344,9 @@ def _check_bounds(where: str, error: float, most: float, least: float) -> None:
     )
 
 
-def _least(spectrum: object, ranks: Sequence[int]) -> float:
+def _least(spectrum: Spectrum, ranks: Sequence[int]) -> float:
     """The error that no split at these ranks can go below: each unfolding alone leaves as much out."""
-    parts = spectrum.unfoldings  # type: ignore[attr-defined]
+    parts = spectrum.unfoldings
     return max(math.sqrt(part.left_out(rank)) for part, rank in zip(parts, ranks, strict=True))
 
 

@@ -20,7 +20,7 @@ from ..model.spec import LayerSpec, responses_at
 from .positions import sample_positions
 from .runs import Runs
 
-# Of each response of the original that is compared with one of the decomposed network, so many positions are kept.
+# Positions of each response that are compared: enough for an error to three digits, and little memory.
 _POSITIONS_KEPT = 4096
 
 

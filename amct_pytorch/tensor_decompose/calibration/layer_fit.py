@@ -42,7 +42,7 @@ class Fit:
         Ridge of the least squares, in units of the mean variance of what the last stage sees; infinite
         where the data were not trusted. None in whiten.
     scales
-        Least and largest scale of an output channel, see `rescale`; None where there is none.
+        Smallest and largest scale of an output channel, see `rescale`; None where the layer was not scaled.
     note
         Why it is not the mode asked for; else empty.
     """

@@ -168,7 +168,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Least squares for the change of the last factor: a problem of its own for each of its groups."""
+    """Least squares for the change of the last factor: a separate problem for each of its groups."""
 
     blocks: tuple[_Block, ...]
     begin: float

@@ -22,11 +22,11 @@ from ..model.spec import LayerSpec
 from .least_squares import Moments
 from .stage_kernels import seen_by_prefix
 
-# Patches are laid out and multiplied in blocks of so many rows, as their copies take memory.
+# Rows of patches that are laid out and multiplied at a time, as their copies take memory.
 _ROWS_AT_ONCE = 4096
-# After so many rows a sum where the model is, in float32, is added to that on the host, in float64.
+# Rows after which a float32 sum on the model's device is added to the float64 sum on the host.
 _ROWS_OF_A_BLOCK = 8192
-# A symmetric product is computed in so many strips, of so many columns at least.
+# Strips that a symmetric product is computed in, so that little of its upper triangle is, and their least width.
 _STRIPS = 4
 _LEAST_STRIP = 256
 # Bytes for each entry of a second moment: two halves, each with a sum in float64 and a block in float32.
@@ -64,9 +64,9 @@ class _Sums:
         self.flush()
         shapes = {name: None if tensor is None else tensor.shape for name, tensor in self._tensors().items()}
         weights = {intercept: weight for intercept, (weight, _, _) in self.by_intercept.items()}
-        told = processes.gather((self.weight, self.energy, shapes, weights))
-        self.weight, self.energy = (sum(numbers) for numbers in list(zip(*told, strict=True))[:2])
-        shape_of = {name: shape for _, _, found, _ in told for name, shape in found.items() if shape is not None}
+        gathered = processes.gather((self.weight, self.energy, shapes, weights))
+        self.weight, self.energy = (sum(numbers) for numbers in list(zip(*gathered, strict=True))[:2])
+        shape_of = {name: shape for _, _, found, _ in gathered for name, shape in found.items() if shape is not None}
         own = self._tensors()
         pooled: dict[str, Tensor] = {}
         for name in sorted(shape_of):
@@ -75,8 +75,8 @@ class _Sums:
                 tensor = torch.zeros(shape_of[name], dtype=torch.float64, device="cpu")
             pooled[name] = processes.sum(tensor)
         self.second, self.cross = pooled.get("second"), pooled.get("cross")
-        for intercept in sorted({intercept for *_, found in told for intercept in found}):
-            weight = sum(found.get(intercept, 0.0) for *_, found in told)
+        for intercept in sorted({intercept for *_, found in gathered for intercept in found}):
+            weight = sum(found.get(intercept, 0.0) for *_, found in gathered)
             sums = pooled[f"patches {intercept}"], pooled.get(f"targets {intercept}")
             self.by_intercept[intercept] = (weight, *sums)
 
@@ -227,7 +227,7 @@ class MomentSums:
 
 
 def _add_gram(block: Tensor, rows: Tensor, scale: float) -> None:
-    """Add scale·rowsᵀ·rows to the lower triangle of a block, strip by strip; what lies above it is not defined."""
+    """Add scale·rowsᵀ·rows to the lower triangle of a block, strip by strip; entries above it are not defined."""
     size = len(block)
     step = max(_LEAST_STRIP, math.ceil(size / _STRIPS))
     for start in range(0, size, step):

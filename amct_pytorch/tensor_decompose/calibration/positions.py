@@ -16,7 +16,7 @@ from .stage_kernels import first_stage_offsets
 # Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
 # each position, or of the whole one.
 _POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
-# And at least so many, which cost a small layer little.
+# The least number of positions, which costs a small layer little.
 _LEAST_POSITIONS = 2048
 
 

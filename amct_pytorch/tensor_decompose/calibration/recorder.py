@@ -14,7 +14,7 @@ from ..model.spec import LayerSpec, Positions, responses_at
 from .moments import MomentSums
 from .positions import halves_of, sample_positions
 
-# Of a response that is kept to be compared with later: so many positions of each item of the batch.
+# Positions of each item of a batch that are kept of a response, to be compared with later.
 _KEPT_OF_AN_ITEM = 64
 # Batches and calls of a layer get seeds of their own while no layer is called more often than this in a batch.
 _SEEDS_OF_A_BATCH = 1_000_003

@@ -1,10 +1,10 @@
-"""Scale what fitted layers answer to what the original answers, channel by channel, in the network as decomposed.
+"""Scale the responses of fitted layers to those of the original, channel by channel, in the network as decomposed.
 
-Factors that were fitted to the inputs of the original answer with too little: of each channel the part is missing
-that a low rank leaves out, so the next layer sees too little, and its answers lack that as well. One scale for each
-output channel, and a shift where there is a bias to correct, makes up for most of it. They are found by least squares
-against the responses of the original, in a single run of the network as decomposed, in which every layer sees what
-the layers before it give with the scales that they have so far. (K. Jordan, H. Sedghi, O. Saukh, R. Entezari,
+Factors that were fitted to the inputs of the original respond too weakly: what a low rank leaves out is missing from
+each channel, so the next layer sees too little, and its response is weaker still. One scale for each output channel,
+and a shift where there is a bias to correct, make up for most of it. They are found by least squares on the responses
+of the original, in a single run of the network as decomposed, in which every layer sees what the layers before it give
+with the scales that they have so far. (K. Jordan, H. Sedghi, O. Saukh, R. Entezari,
 B. Neyshabur, "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR 2023, restore the variances
 of averaged networks in a run like that.)
 """
@@ -32,10 +32,10 @@ from .recorder import LayerRecorder
 from .runs import EndOfRun, Runs
 from .trial_chains import chains_for
 
-# As if so many positions more had asked for a scale of 1: what is seen only a few times changes little.
+# Pseudo-count of positions that ask for a scale of 1: a channel that is seen only a few times changes little.
 _PRIOR_POSITIONS = 16
-# The scales of a layer's channels are alike, so each is drawn towards the one that serves all of them best, as if that
-# had been seen for such a share of the positions: on few inputs single channels are uncertain.
+# The scales of a layer's channels are alike, and on few inputs those of single channels are uncertain. So each is drawn
+# towards the scale that serves all channels best, by a pseudo-count of this share of the positions.
 _SHARE_IN_COMMON = 0.25
 
 
@@ -57,10 +57,10 @@ class _Sums:
 
     def pool(self, processes: ProcessGroup) -> None:
         """Add up what every rank has summed."""
-        told = processes.gather(self.by_intercept)
-        numbers = dict.fromkeys(number for own in told for number in own)
+        gathered = processes.gather(self.by_intercept)
+        numbers = dict.fromkeys(number for own in gathered for number in own)
         self.by_intercept = {
-            number: torch.stack([own[number] for own in told if number in own]).sum(0) for number in numbers
+            number: torch.stack([own[number] for own in gathered if number in own]).sum(0) for number in numbers
         }
 
     def solve(self) -> tuple[Tensor, dict[int, Tensor]]:

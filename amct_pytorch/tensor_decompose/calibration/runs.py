@@ -16,10 +16,10 @@ from ..._run.tensors import checksum, map_tensors
 from ...errors import AmctError, InputsError
 from .data import Calibration
 
-# Every so many batches one is held out, beginning with the second, until there are so many.
+# One batch in this many is held out, beginning with the second, up to the number below.
 _HELD_OUT_EVERY = 8
 _MOST_HELD_OUT = 4
-# So many items, or one batch, are enough for a scale of each channel.
+# Items that are run again to scale the channels, or one batch where that is larger: more gain little.
 _ITEMS_KEPT = 16
 
 
@@ -57,7 +57,7 @@ class Runs:
         return dict([self._first])
 
     def count(self) -> int | None:
-        """The number of batches, or None where an iterable that can be gone through once does not tell."""
+        """The number of batches, or None where an iterable that can be gone through once does not say."""
         batches, most = self.calibration.batches, self.calibration.max_batches
         known: int | None = None
         if isinstance(batches, Sized):

@@ -73,7 +73,7 @@ def untied(replacements: Sequence[Replacement], layers: Sequence[Layer]) -> list
     names_of = {layer.module: layer.names for layer in layers}
     sentences = [
         f"the layer {item.names[0]!r} is also {', '.join(map(repr, others))}, which the file does not name: "
-        "it stays as it was there, and is a layer of its own from now on"
+        "it stays as it was there, and is a separate layer from now on"
         for item in replacements
         if (others := [name for name in names_of[item.layer] if name not in item.names])
     ]

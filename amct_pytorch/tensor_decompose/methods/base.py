@@ -18,7 +18,7 @@ from ..ranks.spectrum import Spectrum
 
 
 class Method(abc.ABC):
-    """A way to replace a layer by several smaller ones, its stages, one after the other.
+    """Replaces a layer by several smaller ones, its stages, one after the other.
 
     On every spatial axis one stage has the layer's kernel, stride, padding and dilation, and the others are
     pointwise; so a split at full ranks computes what the layer does, for every padding mode.

@@ -111,19 +111,19 @@ class Factoring:
         which
             Numbers of the groups.
         report
-            In place of the one of all.
+            Called instead of the report given for all the work.
         """
-        told = self._report if report is None else report
+        announce = self._report if report is None else report
         own = [index for index in which if index in self._own]
         finished = len(which) - len(own)
 
         def done(position: int) -> None:
             nonlocal finished
             finished += 1
-            told(finished, len(which), self.groups[own[position]].name)
+            announce(finished, len(which), self.groups[own[position]].name)
 
         def computed(index: int) -> Result:
-            # Grad and inference mode belong to a thread, and this may run in one of its own.
+            # Grad and inference mode belong to a thread, and this may run in a worker.
             with torch.inference_mode(False), torch.no_grad():
                 return function(index)
 

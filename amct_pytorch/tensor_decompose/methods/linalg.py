@@ -16,7 +16,7 @@ import torch
 
 from ..ranks.spectrum import Singulars
 
-# The Gram matrix is computed in so many blocks of rows, so that of its upper triangle little is.
+# Blocks of rows that the Gram matrix is computed in, so that little of its upper triangle is.
 _BLOCKS = 8
 # Rounding of the Gram matrix and of its reduction was seen up to 5·eps of the largest eigenvalue; this has a margin.
 _ROUNDINGS = 16
@@ -77,7 +77,7 @@ def eigen_of_gram(matrix: torch.Tensor) -> Eigen:
 
 
 def _gram(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower triangle of A·Aᵀ, by blocks of rows; what lies above it is not defined."""
+    """The lower triangle of A·Aᵀ, by blocks of rows; entries above it are not defined."""
     rows = len(matrix)
     gram = torch.empty(rows, rows, dtype=matrix.dtype, device="cpu")
     step = math.ceil(rows / _BLOCKS)

@@ -131,7 +131,7 @@ class DecomposedConv2d(nn.Sequential):
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """The bias of the last convolution, which is that of the chain; a view, as the Parameter is the last one's."""
+        """The bias of the chain: a view of that of its last convolution, which owns the Parameter."""
         bias = cast(nn.Conv2d, self[-1]).bias
         return None if bias is None else bias.view_as(bias)
 

@@ -17,7 +17,7 @@ def geometry_of(module: nn.Module) -> LayerSpec | None:
         return None
     try:
         return spec_of(module)
-    except (AttributeError, TypeError, ValueError):  # a subclass may use the attributes in a way of its own
+    except (AttributeError, TypeError, ValueError):  # a subclass may give the attributes another meaning
         return None
 
 

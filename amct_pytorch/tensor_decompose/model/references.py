@@ -83,10 +83,10 @@ def hidden_references(model: nn.Module, layers: Sequence[nn.Module]) -> list[Ref
 
 @dataclass(frozen=True)
 class _Step:
-    """A value, the step before it, how to write the way from there, and what holds it."""
+    """A value, the step before it, how Python writes the access from there, and what holds it."""
 
     before: _Step | None
-    way: str | tuple[object]
+    access: str | tuple[object]
     value: object
     holder: Any = None
     key: Any = None
@@ -94,8 +94,8 @@ class _Step:
 
     @property
     def place(self) -> str:
-        way = self.way if isinstance(self.way, str) else f"[{self.way[0]!r}]"
-        return way if self.before is None else self.before.place + way
+        access = self.access if isinstance(self.access, str) else f"[{self.access[0]!r}]"
+        return access if self.before is None else self.before.place + access
 
 
 def _inside(step: _Step) -> list[_Step]:

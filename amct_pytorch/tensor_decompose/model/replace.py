@@ -73,7 +73,7 @@ def build_chain(
 
 
 def bias_for(conv: nn.Conv2d, values: torch.Tensor) -> nn.Parameter:
-    """A bias of these values (out,) for the chain that replaces a layer: like its own one, or like its weight."""
+    """A bias (out,) for the chain that replaces a layer, like the bias of that, or of the kind of its weight."""
     if conv.bias is not None:
         return parameters_like(conv.bias, [values])[0]
     with torch.inference_mode(False), torch.no_grad():
@@ -107,8 +107,8 @@ def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[
     Yields the model and the changes: for every replaced name, in the order of named_modules, the names of
     the convolutions in its place. A model that is itself the layer stays as it is, and its chain is yielded.
 
-    Plain attributes, lists and dicts that also hold a layer get its chain too. A warning tells of each of them,
-    and of places that cannot be set.
+    Plain attributes, lists and dicts that also hold a layer get its chain too. A warning names each of them, and each
+    place that cannot be set.
     """
     if replacements and replacements[0].layer is model:
         chain = replacements[0].chain

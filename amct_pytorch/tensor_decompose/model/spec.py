@@ -1,6 +1,6 @@
 """What is known of a layer: its geometry, and everything that follows from that.
 
-A `LayerSpec` is a Linear, Conv1d, Conv2d or Conv3d, told apart by its number of spatial axes alone, so that nothing
+A `LayerSpec` describes a Linear, Conv1d, Conv2d or Conv3d. They differ by the number of spatial axes alone, so nothing
 else in the library asks which of them a layer is.
 """
 
@@ -248,7 +248,7 @@ def spec_of(layer: nn.Module) -> LayerSpec:
     Raises
     ------
     AttributeError, TypeError, ValueError
-        It is none, or a subclass that uses the attributes in a way of its own.
+        It is neither, or a subclass that gives the attributes another meaning.
     """
     if isinstance(layer, nn.Linear):
         return LayerSpec(layer.in_features, layer.out_features, bias=layer.bias is not None)

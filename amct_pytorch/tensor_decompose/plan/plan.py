@@ -49,7 +49,7 @@ class LayerPlan:
     factors
         Weights of the layers that replace it, on the CPU; empty for a kept layer.
     bias
-        The corrected bias of the last one, or the one added, on the CPU; None where the layer's own stays.
+        The corrected or added bias of the last of them, on the CPU; None where the layer keeps its own.
     fingerprint
         Of the weight that was factored, and of the bias that was corrected, to see whether they have changed
         when the plan is applied.
@@ -132,7 +132,7 @@ class DecompositionPlan(Report):
     together: bool = False
 
     def tables(self) -> list[Table]:
-        """A table with a row for each layer, and what comes of them all."""
+        """One table: a row for each layer, and a summary below."""
         return tables_of(self)
 
     def apply(

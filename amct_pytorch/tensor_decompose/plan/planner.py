@@ -147,7 +147,7 @@ def _check_weights(groups: Sequence[WeightGroup]) -> None:
     broken = [group.name for group in groups if not is_finite(host_weight(group.modules[0]))]
     if broken:
         raise LayerError(
-            f"expected finite weights, found NaN or infinity in {_all(broken)}: mend the weights, "
+            f"expected finite weights, found NaN or infinity in {_all(broken)}: fix the weights, "
             "or leave the layers out with DecompositionConfig(layers={name: False})"
         )
 
