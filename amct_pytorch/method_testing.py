@@ -280,7 +280,8 @@ class MethodConformance:
             calibration = Calibration([inputs], mode=mode)  # type: ignore[arg-type]  # one of the three
             plan = plan_decomposition(model, self._config(), calibration=calibration)
             fitted, _ = plan.apply(copy.deepcopy(model))
-            errors = [relative_error(net(inputs), model(inputs)) for net in (plain, fitted)]
+            with torch.no_grad():
+                errors = [relative_error(net(inputs), model(inputs)) for net in (plain, fitted)]
             _check(math.isfinite(errors[1]), f"{layer}, {mode}: responses are not finite")
             # Whiten is best for what the first stage sees at any place, and its bias is fitted as well.
             limit = errors[0] * (1.1 if mode == "whiten" else 1) + 1e-6

@@ -275,6 +275,18 @@ class _CountsTwice(GroupedSplit):
         return replace(first, kernel_size=tuple(size + 1 for size in first.kernel_size)), last
 
 
+class _HalfTheMacs(LayerSpec):
+    def macs(self, size: Sequence[int]) -> int:
+        return super().macs(size) // 2
+
+
+class _Boasts(ChannelSplit):
+    name = "broken-macs"
+
+    def stages(self, layer: LayerSpec, ranks: Sequence[int]) -> tuple[LayerSpec, ...]:
+        return tuple(_HalfTheMacs(**vars(stage)) for stage in super().stages(layer, ranks))
+
+
 class _Unstable(ChannelSplit):
     """A metric leads it astray, as calibration alone would show in a network."""
 
@@ -303,6 +315,7 @@ class _Unstable(ChannelSplit):
         (_BlindToInputs, "a_metric_is_what_the_error_is_measured_in", "in a metric: the error is"),
         (_PaddedTwice, "the_composed_kernel_is_the_chains_response", "chain and composed kernel differ by"),
         (_CountsTwice, "stages_take_the_place_of_the_layer", "expected one stage with the kernel of axis 0"),
+        (_Boasts, "macs_are_those_that_run", "MACs, .* ran"),
         (_Uneven, "weights_of_the_stages_are_of_similar_size", "root mean squares of the stages' weights"),
         (_NotFinite, "zero_and_low_rank_weights_are_split", "factors that are not finite"),
         (_Draws, "it_leaves_weights_and_generators_alone", "the global generator was drawn from"),

@@ -100,7 +100,7 @@ def _damaged(path: Path, damage: Callable[[dict[str, Any]], object]) -> None:
 
 
 def _layer(content: dict[str, Any]) -> dict[str, Any]:
-    layer: dict[str, Any] = content["plan"]["layers"][1]
+    layer: dict[str, Any] = content["layers"][1]
     return layer
 
 
@@ -109,10 +109,11 @@ def _layer(content: dict[str, Any]) -> dict[str, Any]:
     [
         (lambda c: c.update(format="other"), "expected a plan as DecompositionPlan.save writes it"),
         (lambda c: c.update(version=2), "expected version 1, found 2: it was written by another release"),
-        (lambda c: c.update(plan=[]), "expected a plan with layers and tensors"),
+        (lambda c: c.update(layers={}), "expected a plan with layers and tensors"),
+        (lambda c: c.update(plan=[]), r"expected an object, found \[\]"),
         (lambda c: c["plan"].pop("parameters"), "expected the keys parameters, .* parameters is missing or unknown"),
         (lambda c: c["plan"].update(parameters=1.5), "parameters: expected a whole number, found 1.5"),
-        (lambda c: c["plan"]["layers"].append(3), "layer 3: expected an object, found int"),
+        (lambda c: c["layers"].append(3), "layer 3: expected an object, found int"),
         (lambda c: _layer(c).update(names=[]), "layer 1: expected a name at least"),
         (lambda c: _layer(c).update(decompose="yes"), "layer 1, decompose: expected true or false, found 'yes'"),
         (lambda c: _layer(c).update(method="tucker9"), "no decomposition method is named 'tucker9'.*register"),

@@ -143,7 +143,11 @@ def load_content(path: Path, error: type[ValueError]) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as failure:  # of whatever type, where a file is of another kind
-        raise error(f"{path}: cannot be loaded ({type(failure).__name__}: {failure})") from failure
+        # Not with torch's own message, which advises to run the code of the file.
+        raise error(
+            f"{path}: cannot be loaded ({type(failure).__name__}): it is damaged, another kind of file, or holds more "
+            "than tensors, numbers, strings, and lists and dicts of them"
+        ) from failure
     if not isinstance(content, dict):
         raise error(f"{path}: expected a dict, found {type(content).__name__}")
     return content

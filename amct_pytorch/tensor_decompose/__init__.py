@@ -29,8 +29,8 @@ from .calibration.data import Calibration
 from .config import DecompositionConfig
 from .config_file import load_config, save_config
 from .model.chain import DecomposedConv2d
-from .plan.plan import DecompositionPlan, LayerPlan
-from .plan.plan_file import load_plan
+from .plan.layer_plan import LayerPlan
+from .plan.plan import DecompositionPlan, load_plan
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
 
 __all__ = [

@@ -83,7 +83,7 @@ def auto_decomposition(
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
         plan = _plan(found, config, calibration, example_inputs, progress, processes)
-        return apply_plan(plan, found, place, processes)
+        return apply_plan(plan.layers, found, place, processes)
 
 
 def plan_decomposition(

@@ -23,7 +23,7 @@ from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network,
 from amct_pytorch.validate import validate
 
 from .. import simulated_npu
-from ..models import TwoConvs, image, chains, snapshot
+from ..models import TwoConvs, chains, image, snapshot
 
 _NPU = torch.device("npu", 0)
 

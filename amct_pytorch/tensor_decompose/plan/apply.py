@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from torch import nn
 
@@ -17,9 +18,7 @@ from ..info_file.schema import dump, entries_of_chains
 from ..model.layers import Survey, slots
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
 from .fingerprint import fingerprint
-
-if TYPE_CHECKING:  # the plan itself imports this file
-    from .plan import DecompositionPlan, LayerPlan
+from .layer_plan import LayerPlan
 
 
 def checked_path(path: str | os.PathLike[str] | None, processes: ProcessGroup) -> Path | None:
@@ -36,14 +35,14 @@ def checked_path(path: str | os.PathLike[str] | None, processes: ProcessGroup) -
 
 
 def apply_plan(
-    plan: DecompositionPlan, found: Survey, place: Path | None, processes: ProcessGroup
+    plans: Sequence[LayerPlan], found: Survey, place: Path | None, processes: ProcessGroup
 ) -> tuple[nn.Module, dict[str, list[str]]]:
     """Decompose a model in place as planned; see `DecompositionPlan.apply`.
 
     Parameters
     ----------
-    plan
-        The plan.
+    plans
+        What is planned for every layer.
     found
         What the model is now.
     place
@@ -51,8 +50,8 @@ def apply_plan(
     processes
         Those that apply the plan together.
     """
-    replacements = _replacements(plan, found)
-    text = "" if place is None else _info_file(plan, found)
+    replacements = _replacements(plans, found)
+    text = "" if place is None else _info_file(plans, found)
     with replaced(found.model, replacements) as result:
         # Every process agrees before the first file is written, and none stays changed if that fails.
         processes.gather(None)
@@ -64,18 +63,18 @@ def apply_plan(
     return result
 
 
-def _info_file(plan: DecompositionPlan, found: Survey) -> str:
+def _info_file(plans: Sequence[LayerPlan], found: Survey) -> str:
     """The text of the information file: what is planned, and what is decomposed already."""
-    planned = [entry for layer in plan.layers if layer.decompose for entry in layer.entries]
+    planned = [entry for layer in plans if layer.decompose for entry in layer.entries]
     entries = {entry.name: entry for entry in [*planned, *entries_of_chains(found.chains)]}
     return dump([entries[name] for name in ["", *slots(found.model)] if name in entries])
 
 
-def _replacements(plan: DecompositionPlan, found: Survey) -> list[Replacement]:
+def _replacements(plans: Sequence[LayerPlan], found: Survey) -> list[Replacement]:
     layer_of = {layer.names: layer for layer in found.layers}
     shared: dict[tuple[int, int], list[nn.Parameter]] = {}
     replacements = []
-    for planned in plan.layers:
+    for planned in plans:
         if not planned.decompose:
             continue
         layer = layer_of.get(planned.names)

@@ -8,7 +8,7 @@ file too.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,15 +22,25 @@ from ..._storage.weights import load_content, save_content
 from ...errors import ConfigError, PlanFileAccessError, PlanFileError
 from ..methods import get_method
 from ..model.spec import LayerSpec
-from .plan import DecompositionPlan, LayerPlan
+from .layer_plan import LayerPlan
 
 _FORMAT, _VERSION = "amct_pytorch.plan", 1
-# What a file holds besides the plain data of a plan and of a layer.
-_OF_PLAN, _OF_LAYER = ("layers",), ("factors", "bias")
+# Fields of a layer that are tensors, which the file holds apart.
+_APART = ("factors", "bias")
 
 
-def save_plan(plan: DecompositionPlan, path: str | os.PathLike[str]) -> None:
-    """Write a plan with its factors; see `DecompositionPlan.save`."""
+def write_plan_file(totals: Mapping[str, Any], layers: Sequence[LayerPlan], path: str | os.PathLike[str]) -> None:
+    """Write a plan with its factors; see `DecompositionPlan.save`.
+
+    Parameters
+    ----------
+    totals
+        What the plan says besides its layers, as plain data.
+    layers
+        The layers.
+    path
+        Of the file.
+    """
     place = file_to_write(path, "path", PlanFileAccessError)
     tensors: dict[str, Tensor] = {}
     names: dict[int, str] = {}
@@ -41,45 +51,21 @@ def save_plan(plan: DecompositionPlan, path: str | os.PathLike[str]) -> None:
         tensors[name] = tensor
         return name
 
-    layers = [
+    plain = [
         {
-            **to_plain(layer, _OF_LAYER),
+            **to_plain(layer, _APART),
             "factors": [named(factor) for factor in layer.factors],
             "bias": None if layer.bias is None else named(layer.bias),
         }
-        for layer in plan.layers
+        for layer in layers
     ]
-    content = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "plan": {**to_plain(plan, _OF_PLAN), "layers": layers},
-        "tensors": tensors,
-    }
+    content = {"format": _FORMAT, "version": _VERSION, "plan": totals, "layers": plain, "tensors": tensors}
     with new_file(place, PlanFileAccessError) as draft:
         save_content(content, draft, "the plan")
 
 
-def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
-    """Read a plan from a file that `DecompositionPlan.save` wrote.
-
-    Parameters
-    ----------
-    path
-        Of the file.
-
-    Returns
-    -------
-    DecompositionPlan
-        To be applied to the model that it was made from, or one with the same layers and weights: that is checked
-        when it is applied.
-
-    Raises
-    ------
-    ConfigTypeError, PlanFileAccessError
-        The path is none, or the file cannot be read.
-    PlanFileError
-        It is no plan, damaged, of another release, or by a method that is not registered here.
-    """
+def read_plan_file(path: str | os.PathLike[str]) -> tuple[object, tuple[LayerPlan, ...]]:
+    """What `write_plan_file` wrote, its layers checked; see `load_plan`."""
     place = file_to_read(path, "path", "plan", PlanFileAccessError, PlanFileAccessError)
     content = load_content(place, PlanFileError)
     if content.get("format") != _FORMAT:
@@ -88,15 +74,13 @@ def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
         raise PlanFileError(
             f"{place}: expected version {_VERSION}, found {content.get('version')!r}: it was written by another release"
         )
-    plan, tensors = content.get("plan"), content.get("tensors")
-    if not isinstance(plan, dict) or not isinstance(plan.get("layers"), list) or not isinstance(tensors, dict):
+    layers, tensors = content.get("layers"), content.get("tensors")
+    if not isinstance(layers, list) or not isinstance(tensors, dict):
         raise PlanFileError(f"{place}: expected a plan with layers and tensors: the file is damaged")
     shared: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
-    layers = tuple(
-        _layer(layer, f"{place}: layer {number}", tensors, shared) for number, layer in enumerate(plan["layers"])
+    return content.get("plan"), tuple(
+        _layer(layer, f"{place}: layer {number}", tensors, shared) for number, layer in enumerate(layers)
     )
-    rest = {key: value for key, value in plan.items() if key != "layers"}
-    return from_plain(DecompositionPlan, rest, str(place), PlanFileError, {"layers": layers})
 
 
 def _layer(
@@ -111,7 +95,7 @@ def _layer(
         "factors": factors,
         "bias": None if bias is None else shared.setdefault((str(bias),), (_tensor(tensors, str(bias), where),))[0],
     }
-    rest = {key: value for key, value in plain.items() if key not in _OF_LAYER}
+    rest = {key: value for key, value in plain.items() if key not in _APART}
     layer = from_plain(LayerPlan, rest, where, PlanFileError, given)
     if not layer.names:
         raise PlanFileError(f"{where}: expected a name at least, found none")

@@ -30,7 +30,8 @@ from ..model.layers import Layer, Survey
 from ..model.spec import LayerSpec, macs_over_calls
 from ..ranks.choose import Choice
 from .fingerprint import fingerprint
-from .plan import DecompositionPlan, LayerPlan
+from .layer_plan import LayerPlan
+from .plan import DecompositionPlan
 
 Shapes = Sequence[Sequence[int]]
 """Shapes of the inputs of a layer, one for each call."""

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from ..._report.table import Column, Table
+from ..calibration.evaluation import Outcome
+from .layer_plan import LayerPlan
 
-if TYPE_CHECKING:  # the plan itself imports this file
-    from .plan import DecompositionPlan, LayerPlan
 
+def tables_of(
+    layers: Sequence[LayerPlan], parameters: int, parameters_after: int, outcome: Outcome | None
+) -> list[Table]:
+    """A plan as tables; columns that are empty for every layer are left out.
 
-def tables_of(plan: DecompositionPlan) -> list[Table]:
-    """The plan as tables; columns that are empty for every layer are not among theirs."""
-    if not plan.layers:
+    Parameters
+    ----------
+    layers
+        What is planned for every layer.
+    parameters, parameters_after
+        Numbers of parameters of the whole model.
+    outcome
+        What comes of the plan, on calibration data.
+    """
+    if not layers:
         return [Table("The model has no Conv2d.")]
-    cells = [(column, [cell(layer) for layer in plan.layers]) for column, cell in _COLUMNS]
+    cells = [(column, [cell(layer) for layer in layers]) for column, cell in _COLUMNS]
     columns, by_column = zip(*((column, found) for column, found in cells if any(found)), strict=True)
-    return [Table("", columns, tuple(zip(*by_column, strict=True)), _summary(plan))]
+    notes = [_summary(layers, parameters, parameters_after), *([] if outcome is None else [str(outcome)])]
+    return [Table("", columns, tuple(zip(*by_column, strict=True)), tuple(notes))]
 
 
-def _summary(plan: DecompositionPlan) -> tuple[str, ...]:
-    count = sum(layer.decompose for layer in plan.layers)
+def _summary(layers: Sequence[LayerPlan], parameters: int, parameters_after: int) -> str:
+    count = sum(layer.decompose for layer in layers)
     text = (
-        f"{count} of {len(plan.layers)} Conv2d are decomposed. Parameters of the model: "
-        f"{_total(plan.parameters, plan.parameters_after)}."
+        f"{count} of {len(layers)} Conv2d are decomposed. Parameters of the model: "
+        f"{_total(parameters, parameters_after)}."
     )
-    counted = [layer for layer in plan.layers if layer.macs is not None]
+    counted = [layer for layer in layers if layer.macs is not None]
     if counted:
         before = sum(cast(int, layer.macs) for layer in counted)
         after = sum(cast(int, layer.macs_after) for layer in counted)
         text += f" MACs of its Conv2d: {_total(before, after)}."
-    return (text,) if plan.outcome is None else (text, str(plan.outcome))
+    return text
 
 
 def _names(layer: LayerPlan) -> str:
