@@ -31,7 +31,10 @@ def test_the_public_names_are_these() -> None:
         "RatioRank",
         "auto_decomposition",
         "decompose_network",
+        "load_config",
+        "load_plan",
         "plan_decomposition",
+        "save_config",
     ]
     assert all(getattr(tensor_decompose, name).__doc__ for name in tensor_decompose.__all__)
 
@@ -89,7 +92,7 @@ def test_the_python_of_the_readmes_runs(
     for block in _blocks("README.md", "python"):  # the other's is the same
         exec(compile(block, "README.md", "exec"), names)
     assert "decompose" in capsys.readouterr().out
-    assert (tmp_path / "decompose_info.json").exists()
+    assert {"decompose_info.json", "config.json", "plan.pt"} <= {item.name for item in tmp_path.iterdir()}
 
 
 def test_the_shipped_example_runs_and_keeps_its_accuracy(tmp_path: Path) -> None:
