@@ -63,7 +63,7 @@ def auto_decomposition(
     progress
         True draws a bar; a function is called with (done, total, layer name).
     distributed
-        As in `plan_decomposition`. The first rank alone writes the file.
+        See `plan_decomposition`. The first process alone writes the file, when all have agreed.
 
     Returns
     -------
@@ -113,10 +113,10 @@ def plan_decomposition(
         True draws a bar; a function is called with (done, total, layer name), and with calibration also before
         each batch of the first pass, as (0, total, "batch 3").
     distributed
-        Where torch.distributed is initialised, every rank of the default process group must call this with the
-        same model. They share the layers out among them and end with the same plan to the last bit; calibration
-        batches may differ, and those of all ranks count. A rank that fails fails all. With False each rank
-        works by itself.
+        Where torch.distributed is initialised, every process of the default group must call this with the same
+        model. They share the layers out among them and end with the same plan to the last bit; calibration batches
+        may differ, and those of all processes count. A process that fails fails all. With False each works by
+        itself.
 
     Returns
     -------
