@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -593,6 +594,29 @@ def test_ranks_of_evbmf_stay_and_those_of_energy_follow_the_data() -> None:
     energy = DecompositionConfig(rank=EnergyRank(0.9), rank_multiple=1, require_gain=False)
     of_weight, of_data = plan_decomposition(model, energy), plan_decomposition(model, energy, calibration=data)
     assert of_data.layers[1].rank < of_weight.layers[1].rank / 2
+
+
+@pytest.mark.parametrize("mode", ["whiten", "reconstruct"])
+@pytest.mark.parametrize("ignores", [True, False])
+def test_a_policy_of_ones_own_says_which_singular_values_it_goes_by(mode: Any, ignores: bool) -> None:
+    class Mine:
+        ignores_calibration = ignores
+
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def for_layer(self, names: tuple[str, ...]) -> Mine:
+            return self
+
+        def choose(self, kernel: Any, singulars: Any) -> tuple[int, str]:
+            self.seen.append(singulars)
+            return 16, "as I like it"
+
+    of_weight, of_data = Mine(), Mine()
+    plan_decomposition(model := structured(), DecompositionConfig(rank=of_weight))
+    plan_decomposition(model, DecompositionConfig(rank=of_data), calibration=Calibration(batches(4), mode=mode))
+    alike = [bool(np.allclose(*pair)) for pair in zip(of_weight.seen[:2], of_data.seen[:2], strict=True)]
+    assert alike == [ignores, ignores]
 
 
 @pytest.mark.parametrize("mode", ["refit", "reconstruct"])
