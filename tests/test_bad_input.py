@@ -180,6 +180,8 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "InfoFileError": ValueError,
         "InfoFileAccessError": OSError,
         "InfoFileNotFound": FileNotFoundError,
+        "PlanFileError": ValueError,
+        "PlanFileAccessError": OSError,
         "CheckpointError": ValueError,
         "CheckpointAccessError": OSError,
         "MissingExtra": ImportError,
