@@ -412,3 +412,27 @@ def test_a_progress_function_may_ask_for_a_plan_itself() -> None:
     inner: list[int] = []
     plan_decomposition(TwoConvs(), progress=lambda *call: inner.append(len(plan_decomposition(TwoConvs()).layers)))
     assert inner == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [(nn.Conv2d(3, 16, 7, stride=2, padding=3), 224), (nn.Conv2d(128, 128, 8), 8)],
+    ids=["a strided stem", "a kernel as large as its input"],
+)
+def test_a_layer_whose_macs_would_not_fall_is_kept_where_they_are_known(layer: nn.Conv2d, size: int) -> None:
+    model = nn.Sequential(layer)
+    inputs = torch.randn(1, layer.in_channels, size, size)
+    plan = plan_decomposition(model, example_inputs=inputs).layers[0]
+    assert not plan.decompose
+    assert f"MACs, no fewer than {plan.macs:,}" in plan.reason
+    assert plan.macs_after == plan.macs
+    assert plan_decomposition(model).layers[0].decompose  # the parameters alone would fall
+    assert plan_decomposition(model, DecompositionConfig(require_gain=False), example_inputs=inputs).layers[0].decompose
+
+
+def test_layers_that_share_a_weight_gain_by_their_macs_together() -> None:
+    large, small = conv(), nn.Conv2d(64, 64, 3, stride=2)
+    small.weight = large.weight
+    plan = plan_decomposition(nn.Sequential(large, small), example_inputs=torch.ones(1, 64, 12, 12))
+    assert [layer.decompose for layer in plan.layers] == [True, True]
+    assert sum(layer.macs_after or 0 for layer in plan.layers) < sum(layer.macs or 0 for layer in plan.layers)

@@ -32,7 +32,7 @@ class DecompositionConfig:
         ``method``, ``rule``, ``rank``, ``rank_multiple``, ``require_gain`` for it. The exact name comes first, then
         the patterns in order, then the defaults.
     require_gain
-        Keep a layer whose split would not have fewer parameters.
+        Keep a layer whose split would not have fewer parameters or, with example inputs, not fewer MACs.
     rule
         ``"amct"`` keeps the layers that the method could split but AMCT, or sense, would not; ``"any"`` splits
         every layer that it can.

@@ -15,7 +15,7 @@ from ..model.chain import Split
 from ..model.compose import error_of_chain
 from ..model.eligibility import host_weight
 from ..model.layers import Layer
-from ..model.spec import LayerSpec
+from ..model.spec import LayerSpec, macs_over_calls
 from ..ranks.choose import RankRequest
 from ..ranks.spectrum import Spectrum
 from . import get_method
@@ -43,10 +43,21 @@ class Factors:
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """A weight to factor: the layers that share it, and their common settings."""
+    """A weight to factor.
+
+    Attributes
+    ----------
+    layers
+        Those that share it.
+    settings
+        What they have in common.
+    calls
+        Shapes of the inputs of all calls of these layers, as far as they are known.
+    """
 
     layers: tuple[Layer, ...]
     settings: DecompositionConfig
+    calls: tuple[Sequence[int], ...] = ()
 
     @property
     def spec(self) -> LayerSpec:
@@ -90,9 +101,26 @@ class WeightGroup:
         """Number of weights and biases of one layer after a split at these ranks."""
         return sum(stage.parameters for stage in self.stages(ranks))
 
+    def macs_at(self, ranks: Sequence[int]) -> int:
+        """Multiply-accumulates of all known calls of the layers after a split at these ranks."""
+        return self._macs(self.stages(ranks))
+
+    def shortfall(self, ranks: Sequence[int]) -> str | None:
+        """Why a split at these ranks is not wanted, in words; None where it gains something, or need not."""
+        if not self.settings.require_gain:
+            return None
+        at = f"a split at rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} would"
+        before, after = self.spec.parameters, self.parameters_at(ranks)
+        if after >= before:
+            return f"{at} have {after:,} parameters, no fewer than {before:,}"
+        before, after = self._macs((self.spec,)), self.macs_at(ranks)
+        if before and after >= before:
+            return f"{at} take {after:,} MACs, no fewer than {before:,}"
+        return None
+
     def gains(self, ranks: Sequence[int]) -> bool:
-        """Whether a split at these ranks is wanted: it has fewer parameters, or need not have."""
-        return not self.settings.require_gain or self.parameters_at(ranks) < self.spec.parameters
+        """Whether a split at these ranks is wanted."""
+        return self.shortfall(ranks) is None
 
     def weight(self) -> Tensor:
         """The weight on the host, float64 where it is that, else float32."""
@@ -134,12 +162,15 @@ class WeightGroup:
         error = error_of_chain(weights, self.stages(ranks), weight, self.spec.groups)
         return Factors(tuple(ranks), tuple(weights), error)
 
+    def _macs(self, stages: Sequence[LayerSpec]) -> int:
+        return macs_over_calls(stages, self.calls)
+
     def _largest_wanted(self) -> tuple[int, ...]:
         """The largest ranks that a split could be wanted at. Of several, only all together can be said to be."""
         full = self.method.full_ranks(self.spec)
         if len(full) > 1 or self.gains(full):
             return full
-        low, high = 0, full[0]  # parameters grow with the rank
+        low, high = 0, full[0]  # parameters and MACs grow with the rank
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.gains((middle,)) else (low, middle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -72,10 +72,10 @@ def make_plan(
         A rank is not possible for its layer.
     """
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
-    groups = _groups_of(verdicts)
-    _check_weights(groups)
-    _check_same_everywhere(groups, processes)
+    _check_weights(_groups_of(verdicts, {}))
     shapes = _shapes(found, example_inputs)
+    groups = _groups_of(verdicts, shapes)
+    _check_same_everywhere(groups, processes)
     plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
     factoring = Factoring(groups, report, processes)
     outcome = None
@@ -128,13 +128,14 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
 
-def _groups_of(verdicts: Verdicts) -> list[WeightGroup]:
+def _groups_of(verdicts: Verdicts, shapes: Mapping[tuple[str, ...], Shapes]) -> list[WeightGroup]:
     groups: dict[int, WeightGroup] = {}
     for layer, verdict in verdicts:
         if isinstance(verdict, DecompositionConfig):
             weight = id(layer.module._parameters["weight"])
             group = groups.get(weight, WeightGroup((), verdict))
-            groups[weight] = replace(group, layers=(*group.layers, layer))
+            calls = (*group.calls, *shapes.get(layer.names, ()))
+            groups[weight] = replace(group, layers=(*group.layers, layer), calls=calls)
     return list(groups.values())
 
 
@@ -247,10 +248,7 @@ def _planned(
         fingerprint=fingerprint(module, bias is not None),
     )
     if factors is None:
-        after = group.parameters_at(choice.ranks)
-        at = f"rank {choice.ranks[0]}" if len(choice.ranks) == 1 else f"ranks {', '.join(map(str, choice.ranks))}"
-        reason = f"a split at {at} would have {after:,} parameters, no fewer than {spec.parameters:,}"
-        return replace(plan, reason=reason, parameters_after=spec.parameters)
+        return replace(plan, reason=group.shortfall(choice.ranks) or choice.reason, parameters_after=spec.parameters)
     plan = replace(plan, error=factors.error, factors=factors.weights, bias=bias)
     return replace(plan, parameters_after=sum(stage.parameters for stage in plan.split.stages))
 
