@@ -28,6 +28,7 @@ from amct_pytorch.tensor_decompose import (
     DecompositionPlan,
     EnergyRank,
     FixedRank,
+    LayerPlan,
     RatioRank,
     auto_decomposition,
     decompose_network,
@@ -617,6 +618,49 @@ def test_a_policy_of_ones_own_says_which_singular_values_it_goes_by(mode: Any, i
     plan_decomposition(model, DecompositionConfig(rank=of_data), calibration=Calibration(batches(4), mode=mode))
     alike = [bool(np.allclose(*pair)) for pair in zip(of_weight.seen[:2], of_data.seen[:2], strict=True)]
     assert alike == [ignores, ignores]
+
+
+@pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct"])
+@pytest.mark.parametrize(
+    ("inputs", "weights"), [(1e19, 1), (1e30, 1e-25), (1, 1e30), (1e-30, 1)], ids=["1e19", "1e30", "weights", "1e-30"]
+)
+def test_large_and_tiny_values_are_fitted_as_usual_ones_are(mode: Any, inputs: float, weights: float) -> None:
+    def planned(scale: float, weight_scale: float) -> LayerPlan:
+        torch.manual_seed(0)
+        layer = nn.Conv2d(64, 64, 3, bias=False)
+        layer.weight.data *= weight_scale
+        data = [scale * image(8, 64, 8, 8) for _ in range(4)]
+        config = DecompositionConfig(rank=FixedRank(24))
+        return plan_decomposition(nn.Sequential(layer), config, calibration=Calibration(data, mode=mode)).layers[0]
+
+    expected, found = planned(1, 1), planned(inputs, weights)
+    assert found.error == pytest.approx(expected.error, rel=1e-3)
+    assert found.response_error == pytest.approx(expected.response_error, rel=1e-3)
+    assert all(bool(factor.isfinite().all()) for factor in found.factors)
+
+
+def test_a_response_that_its_type_cannot_hold_is_an_error_that_names_the_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 64, 3))
+    model[0].weight.data *= 1e30
+    check = snapshot(model)
+    with pytest.raises(InputsError, match="layer '0': its response on calibration batch 0 .* float32 cannot hold"):
+        plan_decomposition(model, calibration=Calibration([1e20 * image(8, 64, 8, 8)] * 2))
+    check()
+
+
+@pytest.mark.parametrize("size", [3e38, 2.0**127, 1e-38, 1e-42])
+def test_weights_near_the_ends_of_float32_are_split_like_others(size: float) -> None:
+    weight = torch.rand(64, 64, 3, 3, generator=torch.Generator().manual_seed(0)).double().clamp_min(0.1)
+    errors = []
+    for scale in (size, 1.0):
+        model = nn.Sequential(nn.Conv2d(64, 64, 3, bias=False))
+        model[0].weight.data = (weight * scale).float()
+        plan = plan_decomposition(model)
+        model, _ = plan.apply(model)
+        first, last = (stage.weight.double() / math.sqrt(scale) for stage in model[0])
+        composed = torch.einsum("riab,orcd->oiacbd", first, last).reshape(weight.shape)
+        errors += [plan.layers[0].error, float((composed - weight).norm() / weight.norm())]
+    assert errors == pytest.approx([errors[-1]] * 4, rel=1e-2)
 
 
 @pytest.mark.parametrize("mode", ["refit", "reconstruct"])

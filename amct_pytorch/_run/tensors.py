@@ -1,7 +1,8 @@
-"""What is asked of tensors everywhere: are they finite, in which precision to compute, have they changed."""
+"""What is asked of tensors everywhere: are they finite, in which precision and scale to compute, have they changed."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+# Entries in this range have squares whose sums neither under- nor overflow in float32, however many they are.
+_SAFE = (2.0**-30, 2.0**30)
 
 
 def is_finite(values: Tensor) -> bool:
@@ -22,6 +26,20 @@ def is_finite(values: Tensor) -> bool:
 def widened(values: Tensor) -> Tensor:
     """The tensor outside of autograd, in float64 where it is that, else in float32."""
     return values.detach() if values.dtype == torch.float64 else values.detach().float()
+
+
+def safe_scale(values: Tensor) -> float:
+    """What to divide a finite tensor by so that squares of its entries, and their sums, neither under- nor overflow.
+
+    A power of four near the largest entry where that is needed, so that dividing by it or its root is exact; else 1.
+    """
+    if not values.numel():
+        return 1.0
+    least, most = torch.aminmax(values.detach())
+    largest = max(float(most), -float(least))
+    if largest == 0 or _SAFE[0] < largest < _SAFE[1]:
+        return 1.0
+    return 4.0 ** ((math.frexp(largest)[1] - 1) // 2)
 
 
 def checksum(tensors: Iterable[Tensor]) -> int:

@@ -164,9 +164,9 @@ class _Tally:
     calls: int = 0
 
     def add(self, response: Tensor, found: Tensor) -> None:
-        exact = widened(response)
+        exact, other = (widened(values).cpu().double() for values in (response, found))  # squares may overflow float32
         self.total += float(exact.square().sum())
-        self.missed += float((widened(found) - exact).square().sum())
+        self.missed += float((other - exact).square().sum())
         self.calls += 1
 
     @property

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..._run.process_group import ProcessGroup as ProcessGroup
+from ..._run.tensors import safe_scale
 from ..methods.linalg import exact_matmul
 from ..model.spec import LayerSpec
 from .least_squares import Moments
@@ -47,6 +48,7 @@ class _Sums:
     weight: float = 0.0
     second: Tensor | None = None
     block: Tensor | None = None  # of the second moment, the lower triangle, where the model is, not yet in it
+    unit_of_block: float = 1.0  # what its patches were divided by
     rows_of_block: int = 0
     cross: Tensor | None = None
     energy: float = 0.0
@@ -56,11 +58,11 @@ class _Sums:
         """Move the block over to the sum on the host."""
         if self.block is not None:
             lower = self.block.cpu().tril_()
-            self.second = _plus(self.second, lower + lower.tril(-1).T, 1)
+            self.second = _plus(self.second, lower + lower.tril(-1).T, self.unit_of_block**2)
             self.block, self.rows_of_block = None, 0
 
     def pool(self, processes: ProcessGroup) -> None:
-        """Add up what every rank has summed."""
+        """Add up what every process has summed."""
         self.flush()
         shapes = {name: None if tensor is None else tensor.shape for name, tensor in self._tensors().items()}
         weights = {intercept: weight for intercept, (weight, _, _) in self.by_intercept.items()}
@@ -129,6 +131,12 @@ class MomentSums:
     def _add_block(
         self, half: _Sums, patches: Tensor, targets: Tensor | None, scale: float, intercept: int | None
     ) -> None:
+        # Large inputs would overflow when squared, and tiny ones vanish: both are multiplied in units of their own.
+        unit = safe_scale(patches)
+        patches = patches if unit == 1 else patches / unit
+        if half.block is not None and half.unit_of_block != unit:
+            half.flush()
+        half.unit_of_block = unit
         seen = patches
         scale_of_second = scale
         if self.offsets is not None:
@@ -139,22 +147,25 @@ class MomentSums:
             if half.block is None:
                 half.block = seen.new_zeros(seen.shape[1], seen.shape[1])
             _add_gram(half.block, seen, scale_of_second)
+            unit_of_targets = 1.0 if targets is None else safe_scale(targets)
+            if targets is not None and unit_of_targets != 1:
+                targets = targets / unit_of_targets
             cross = None if targets is None else targets.T @ patches
         half.weight += scale * len(patches)
         half.rows_of_block += len(seen)
         if half.rows_of_block >= _ROWS_OF_A_BLOCK:
             half.flush()
         if targets is not None and cross is not None:
-            half.cross = _plus(half.cross, cross, scale)
-            half.energy += scale * float(targets.square().sum())
+            half.cross = _plus(half.cross, cross, scale * unit * unit_of_targets)
+            half.energy += scale * float(targets.square().sum()) * unit_of_targets**2
         if intercept is not None:
             weight, patch_sum, target_sum = half.by_intercept.get(intercept, (0.0, None, None))
-            patch_sum = _plus(patch_sum, patches.sum(0), scale)
-            target_sum = None if targets is None else _plus(target_sum, targets.sum(0), scale)
+            patch_sum = _plus(patch_sum, patches.sum(0), scale * unit)
+            target_sum = None if targets is None else _plus(target_sum, targets.sum(0), scale * unit_of_targets)
             half.by_intercept[intercept] = (weight + scale * len(patches), patch_sum, target_sum)
 
     def pool(self, processes: ProcessGroup) -> None:
-        """Add up what every rank has summed."""
+        """Add up what every process has summed."""
         if processes.size > 1:
             self.samples = sum(processes.gather(self.samples))
             for half in self._halves:

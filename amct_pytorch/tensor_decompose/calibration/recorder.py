@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..._report.units import name_of
 from ..._run.tensors import is_finite, widened
 from ...errors import InputsError
 from ..model.spec import LayerSpec, Positions, responses_at
@@ -127,6 +128,12 @@ class LayerRecorder:
                 "nothing can be fitted to that; look at the batch, or at the layers before"
             )
         response: Tensor = type(self.module).forward(self.module, inputs)
+        if not is_finite(response):
+            raise InputsError(
+                f"layer {self.name!r}: its response on calibration batch {self._batch} holds NaN or infinity, from a "
+                f"weight or bias that is not finite, or from values that {name_of(response.dtype)} cannot hold: "
+                "nothing can be fitted to that; look at the batch, or run the model in a wider type"
+            )
         return response, self.spec.batched(inputs), self.spec.batched(response)
 
     def _sampled(self, answers: Tensor) -> Positions:

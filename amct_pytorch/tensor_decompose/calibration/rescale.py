@@ -56,7 +56,7 @@ class _Sums:
         self.by_intercept[intercept] = sums if before is None else before + sums
 
     def pool(self, processes: ProcessGroup) -> None:
-        """Add up what every rank has summed."""
+        """Add up what every process has summed."""
         gathered = processes.gather(self.by_intercept)
         numbers = dict.fromkeys(number for own in gathered for number in own)
         self.by_intercept = {

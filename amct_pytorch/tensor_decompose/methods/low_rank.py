@@ -8,11 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..._run.tensors import safe_scale
 from ..ranks.spectrum import Unfolding
 from .linalg import eigen_of_gram
-
-# Entries in this range have squares that neither over- nor underflow in float32, whatever the size of the matrix.
-_SAFE = (2.0**-30, 2.0**30)
 
 Matrix = Callable[[], Tensor]
 """Gives a matrix (L, M) with L <= M, finite, float32 or float64, on the CPU.
@@ -33,7 +31,7 @@ def unfolding_of(matrix: Matrix, channels: int) -> Unfolding:
     """
     values = matrix()
     rows, columns = values.shape
-    scale = _scale(values)
+    scale = safe_scale(values)
     del values
     eigen = eigen_of_gram(_scaled(matrix, scale))
     return Unfolding(rows, columns, channels, eigen.values, eigen.uncertainty, scale, eigen.vectors)
@@ -87,12 +85,3 @@ def balanced(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 def _scaled(matrix: Matrix, scale: float) -> Tensor:
     values = matrix()
     return values if scale == 1 else values / scale
-
-
-def _scale(matrix: Tensor) -> float:
-    """A power of four near the largest entry where squares of entries could under- or overflow, else 1."""
-    least, most = torch.aminmax(matrix)
-    largest = max(float(most), -float(least))
-    if largest == 0 or _SAFE[0] < largest < _SAFE[1]:
-        return 1.0
-    return 4.0 ** (math.frexp(largest)[1] // 2)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..._run.tensors import safe_scale
 from .spec import LayerSpec
 
 
@@ -76,6 +77,9 @@ def error_of_chain(
         About how many numbers of the kernel are composed at a time, so that no second kernel lies in memory.
     """
     last = stages[-1]
+    scale = safe_scale(weight)
+    if scale != 1:
+        weight, weights = weight / scale, [*weights[:-1], weights[-1] / scale]
     if groups > 1 or last.groups > 1:
         return relative_error(composed_weight(weights, stages, groups), weight)
     before = [ungrouped(kernel, stage.groups) for kernel, stage in zip(weights[:-1], stages[:-1], strict=True)]
