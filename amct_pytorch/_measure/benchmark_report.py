@@ -120,14 +120,14 @@ class BenchmarkReport(Report):
         Parameters
         ----------
         path
-            Of the file; folders that are missing are made.
+            The file to write; an existing one is replaced, missing folders are created.
 
         Raises
         ------
         ConfigError
-            The path is none.
+            The path is empty or invalid; `ConfigTypeError` if it is no path.
         ReportAccessError
-            The file cannot be written. After an error there is the old file or none.
+            The file cannot be written. An existing file is then unchanged.
         """
         save_json(self, "benchmark", path, version=2)
 
