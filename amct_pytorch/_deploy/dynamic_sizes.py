@@ -1,4 +1,4 @@
-"""Dynamic batch and image sizes of an exported file: which axes they are, and inputs of other sizes to check it with."""
+"""Dynamic batch and image sizes of an exported file: which axes they are, and inputs to check them with."""
 
 from __future__ import annotations
 

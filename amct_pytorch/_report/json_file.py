@@ -15,27 +15,26 @@ from .units import name_of
 
 
 def save_json(report: Any, kind: str, path: str | os.PathLike[str], *, version: int = 1) -> None:
-    """Write a report with everything in it, under a format and a version that say how to read it.
+    """Write all fields of a report, with the name and the version of the format.
 
     Parameters
     ----------
     report
         A dataclass of strings, numbers, floating-point types, and dataclasses, lists, tuples and dicts of these.
-        Numbers that are not finite become null, as JSON has none.
+        NaN and infinities become null, as JSON cannot express them.
     kind
-        What the format is called after ``amct_pytorch.``
+        The format's name is ``amct_pytorch.`` followed by this.
     path
-        Of the file; folders that are missing are made. It is in place only when it is complete: after an error there
-        is the old file or none.
+        The file to write; an existing one is replaced, missing folders are created.
     version
-        Of the format: another for each change that a reader must know of.
+        Version of the format, increased with every change that a reader must know of.
 
     Raises
     ------
     ConfigError
-        The path is none.
+        The path is empty or invalid; `ConfigTypeError` if it is no path.
     ReportAccessError
-        The file cannot be written.
+        The file cannot be written. An existing file is then unchanged.
     """
     content = {"format": f"amct_pytorch.{kind}", "version": version, **_plain(report)}
     write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
