@@ -1,4 +1,4 @@
-"""export_onnx: one file that computes what PyTorch does, or a reason why there is none."""
+"""export_onnx writes one file with the same outputs as PyTorch, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_file_is_in_float32_whatever_the_model_is(dtype: torch.dtype, tmp_pa
 
 
 class _Fork(nn.Module):
-    """Several inputs and outputs, some of which are no tensors."""
+    """Several inputs and outputs, some of them no tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _FixedBatch(nn.Module):
 def _export(
     model: object = None, inputs: object = None, name: str = "net.onnx", **options: Any
 ) -> Callable[[Path], object]:
-    """An export that a case of its own spoils; to be called with a folder."""
+    """An export that each test makes fail in its way; called with a folder."""
     return lambda folder: export_onnx(
         TwoConvs() if model is None else model,  # type: ignore[arg-type]
         image() if inputs is None else inputs,

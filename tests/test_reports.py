@@ -1,4 +1,4 @@
-"""Reports: what they show as data, as text of any width, as a picture, and as a file."""
+"""Reports as data, as text of any width, as pictures, and as files."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ _BENCHMARK = BenchmarkReport(
         BenchmarkRun(
             torch.float32, 8, False, {"threads": "2"},
             (
-                LayerBenchmark(_NAME, "64→64, 3×3", "3×1, 1×3", 16, 1, 1000, 400, 10**6, 4 * 10**5, _COMPARISON),
-                LayerBenchmark("", "64→64, 3×3", "3×1, 1×3", 16, 0, 1000, 400, 0, 0, None),
+                LayerBenchmark(_NAME, "64→64, 3×3", "3×1, 1×3", (16,), 1, 1000, 400, 10**6, 4 * 10**5, _COMPARISON),
+                LayerBenchmark("", "64→64, 3×3", "3×1, 1×3", (16,), 0, 1000, 400, 0, 0, None),
             ),
             _COMPARISON, 2000, 800, 2**30, 2**29, ("aten::foo",), ("a batch of 16 does not fit",),
         ),
@@ -202,7 +202,7 @@ _VALIDATION = ValidationReport(
     (
         DtypeValidation(
             torch.float32, Tolerance(1e-6, 1e-5), {"threads": "2"},
-            (LayerValidation(_NAME, "3×1, 1×3", 16, 1, math.nan, 2e-5, 0.25, "wrong: its response is not finite"),),
+            (LayerValidation(_NAME, "3×1, 1×3", (16,), 1, math.nan, 2e-5, 0.25, "wrong: its response is not finite"),),
             0.125, 0.5, ("aten::foo",),
         ),
     ),
@@ -268,13 +268,17 @@ def _saved(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("report", [_BENCHMARK, _VALIDATION, _EXPORT, _ASCEND], ids=lambda it: type(it).__name__)
-def test_a_report_is_saved_whole_into_folders_that_are_made(report: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("report", "version"),
+    [(_BENCHMARK, 2), (_VALIDATION, 2), (_EXPORT, 1), (_ASCEND, 1)],
+    ids=["benchmark", "validation", "export", "ascend"],
+)
+def test_a_report_is_saved_whole_into_folders_that_are_made(report: Any, version: int, tmp_path: Path) -> None:
     file = tmp_path / "new" / "folder" / "report.json"
     report.save(file)
     saved = _saved(file)
     assert (saved.pop("format"), saved.pop("version")) == (
-        f"amct_pytorch.{type(report).__name__.removesuffix('Report').lower()}", 1,
+        f"amct_pytorch.{type(report).__name__.removesuffix('Report').lower()}", version,
     )  # fmt: skip
     assert list(saved) == [field.name for field in dataclasses.fields(report)]
     assert [path.name for path in file.parent.iterdir()] == ["report.json"]
