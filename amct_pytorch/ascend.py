@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,8 +21,7 @@ from ._deploy.ascend_tools import Conversion, Timing, convert, time_compiled
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
 from ._deploy.export_report import ExportReport
 from ._deploy.onnx_file import on_host, outputs_of, require_extra, write_onnx
-from ._report.json_file import save_json
-from ._report.report import Report
+from ._report.json_file import JsonReport
 from ._report.table import Table
 from ._run.arguments import setting_error
 from ._run.inputs import batch_size_of
@@ -35,7 +34,7 @@ PRECISIONS = ("fp16", "origin", "mixed_float16", "mixed_bfloat16", "cube_fp16in_
 
 
 @dataclass(frozen=True)
-class AscendReport(Report):
+class AscendReport(JsonReport):
     """What `export_ascend` wrote, and the results of Ascend's tools on this machine.
 
     Attributes
@@ -52,6 +51,8 @@ class AscendReport(Report):
         A `Timing` for every chip whose compilation succeeded; empty if ``ais_bench`` cannot be imported.
     """
 
+    json_format: ClassVar[str] = "amct_pytorch.ascend"
+
     directory: str
     precision: str
     model: ExportReport
@@ -67,23 +68,6 @@ class AscendReport(Report):
             and not any(conversion.error for conversion in self.conversions)
             and not any(timing.error for timing in self.timings)
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON. `export_ascend` has written it to ``report.json`` of the directory already.
-
-        Parameters
-        ----------
-        path
-            The file to write; an existing one is replaced, missing folders are created.
-
-        Raises
-        ------
-        ConfigError
-            The path is empty or invalid; `ConfigTypeError` if it is no path.
-        ReportAccessError
-            The file cannot be written. An existing file is then unchanged.
-        """
-        save_json(self, "ascend", path)
 
     def tables(self) -> list[Table]:
         """The tables of the exported files, then a line for each tool run here, and where to find the next steps."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import ClassVar
 
-from .._report.json_file import save_json
-from .._report.report import Report
+from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import in_gib, settings_line
 
@@ -59,7 +58,7 @@ class ExportCheck:
 
 
 @dataclass(frozen=True)
-class ExportReport(Report):
+class ExportReport(JsonReport):
     """What `export_onnx` wrote and checked; prints as a table.
 
     Attributes
@@ -78,6 +77,8 @@ class ExportReport(Report):
         Version of torch and of each package used, by name.
     """
 
+    json_format: ClassVar[str] = "amct_pytorch.export"
+
     path: str
     opset: int
     size: int
@@ -90,23 +91,6 @@ class ExportReport(Report):
     def ok(self) -> bool:
         """Whether onnxruntime agreed with PyTorch on every set of inputs."""
         return all(check.ok for check in self.checks)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Parameters
-        ----------
-        path
-            The file to write; an existing one is replaced, missing folders are created.
-
-        Raises
-        ------
-        ConfigError
-            The path is empty or invalid; `ConfigTypeError` if it is no path.
-        ReportAccessError
-            The file cannot be written. An existing file is then unchanged.
-        """
-        save_json(self, "export", path)
 
     def tables(self) -> list[Table]:
         """A table with a row for each set of inputs."""

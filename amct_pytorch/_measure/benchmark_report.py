@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from .._report.json_file import save_json
-from .._report.report import Report
+from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import in_gib, in_ms, name_of, settings_line
 from ..backend import DeviceInfo
@@ -102,7 +101,7 @@ class BenchmarkRun:
 
 
 @dataclass(frozen=True)
-class BenchmarkReport(Report):
+class BenchmarkReport(JsonReport):
     """What `benchmark` measured; prints as tables.
 
     Attributes
@@ -113,25 +112,11 @@ class BenchmarkReport(Report):
         One `BenchmarkRun` for each type and batch size; eager and compiled runs are separate.
     """
 
+    json_format: ClassVar[str] = "amct_pytorch.benchmark"
+    json_version: ClassVar[int] = 2
+
     device: DeviceInfo
     runs: tuple[BenchmarkRun, ...]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, with every single time.
-
-        Parameters
-        ----------
-        path
-            The file to write; an existing one is replaced, missing folders are created.
-
-        Raises
-        ------
-        ConfigError
-            The path is empty or invalid; `ConfigTypeError` if it is no path.
-        ReportAccessError
-            The file cannot be written. An existing file is then unchanged.
-        """
-        save_json(self, "benchmark", path, version=2)
 
     def tables(self) -> list[Table]:
         """The device, then a table for each run with a row for each layer and one for the whole model."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from .._report.json_file import save_json
-from .._report.report import Report
+from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import name_of, settings_line
 from ..backend import DeviceInfo, Tolerance
@@ -81,7 +80,7 @@ class DtypeValidation:
 
 
 @dataclass(frozen=True)
-class ValidationReport(Report):
+class ValidationReport(JsonReport):
     """What `validate` found; prints as tables.
 
     Attributes
@@ -92,6 +91,9 @@ class ValidationReport(Report):
         One `DtypeValidation` for each floating-point type.
     """
 
+    json_format: ClassVar[str] = "amct_pytorch.validation"
+    json_version: ClassVar[int] = 2
+
     device: DeviceInfo
     runs: tuple[DtypeValidation, ...]
 
@@ -99,23 +101,6 @@ class ValidationReport(Report):
     def ok(self) -> bool:
         """Whether no decomposed layer has a wrong verdict; layers that did not run do not count."""
         return not any(layer.verdict.startswith("wrong") for run in self.runs for layer in run.layers)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Parameters
-        ----------
-        path
-            The file to write; an existing one is replaced, missing folders are created.
-
-        Raises
-        ------
-        ConfigError
-            The path is empty or invalid; `ConfigTypeError` if it is no path.
-        ReportAccessError
-            The file cannot be written. An existing file is then unchanged.
-        """
-        save_json(self, "validation", path, version=2)
 
     def tables(self) -> list[Table]:
         """The device, then a table for each floating-point type with a row for each layer."""

@@ -1,4 +1,4 @@
-"""A report as a JSON file."""
+"""Reports that can be saved as JSON files."""
 
 from __future__ import annotations
 
@@ -6,38 +6,45 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from .file import write_report
+from .report import Report
 from .units import name_of
 
 
-def save_json(report: Any, kind: str, path: str | os.PathLike[str], *, version: int = 1) -> None:
-    """Write all fields of a report, with the name and the version of the format.
+class JsonReport(Report):
+    """A report that can be saved as JSON with all of its fields.
 
-    Parameters
-    ----------
-    report
-        A dataclass of strings, numbers, floating-point types, and dataclasses, lists, tuples and dicts of these.
-        NaN and infinities become null, as JSON cannot express them.
-    kind
-        The format's name is ``amct_pytorch.`` followed by this.
-    path
-        The file to write; an existing one is replaced, missing folders are created.
-    version
-        Version of the format, increased with every change that a reader must know of.
-
-    Raises
-    ------
-    ConfigError
-        The path is empty or invalid; `ConfigTypeError` if it is no path.
-    ReportAccessError
-        The file cannot be written. An existing file is then unchanged.
+    A subclass is a dataclass of strings, numbers, floating-point types, and dataclasses, lists, tuples and dicts of
+    these.
     """
-    content = {"format": f"amct_pytorch.{kind}", "version": version, **_plain(report)}
-    write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+    json_format: ClassVar[str]
+    """Name of the format, the value of the key "format" in the file."""
+
+    json_version: ClassVar[int] = 1
+    """Version of the format, increased with every change that a reader must know of."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON. NaN and infinities become null, as JSON cannot express them.
+
+        Parameters
+        ----------
+        path
+            The file to write; an existing one is replaced, missing folders are created.
+
+        Raises
+        ------
+        ConfigError
+            The path is empty or invalid; `ConfigTypeError` if it is no path.
+        ReportAccessError
+            The file cannot be written. An existing file is then unchanged.
+        """
+        content = {"format": self.json_format, "version": self.json_version, **_plain(self)}
+        write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:
