@@ -150,7 +150,7 @@ def export_ascend(
     networks = {"model": on_host(model, inputs)}
     if original is not None:
         networks["original"] = on_host(original, inputs)
-    dynamic = _checked_rungs(dynamic_batch, dynamic_image_size, networks["model"][1])
+    dynamic = _checked_sizes(dynamic_batch, dynamic_image_size, networks["model"][1])
     with new_folder(place, ExportAccessError, replaces=False) as draft:
         reports: dict[str, ExportReport] = {}
         for name, (network, given) in networks.items():
@@ -160,16 +160,16 @@ def export_ascend(
         tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
         files = _save(draft / "inputs", [info.name for info in reports["model"].inputs], tensors)
         described = [Network(name, _atc_shapes(report)) for name, report in reports.items()]
-        now = _rung_of(given, dynamic)
+        size = _size_options(given, dynamic)
         for target in targets:
             script = atc_script(target, described, precision, dynamic)
             _write_program(draft / f"atc_{target.soc_version}.sh", script)
-        _write_program(draft / "run.sh", run_script([f"inputs/{file}" for file in files], now))
+        _write_program(draft / "run.sh", run_script([f"inputs/{file}" for file in files], size))
         shutil.copyfile(ascend_compare.__file__, draft / "compare.py")
-        (draft / "README.md").write_text(readme(targets, described, precision, now), encoding="utf-8")
+        (draft / "README.md").write_text(readme(targets, described, precision, size), encoding="utf-8")
         conversions = convert(draft, [target.soc_version for target in targets], precision)
         compiled = [conversion.soc_version for conversion in conversions if not conversion.error]
-        timings = time_compiled(draft, compiled, list(reports), precision, now)
+        timings = time_compiled(draft, compiled, list(reports), precision, size)
         final = {name: dataclasses.replace(item, path=str(place / f"{name}.onnx")) for name, item in reports.items()}
         report = AscendReport(
             str(place), precision, final["model"], final.get("original"), tuple(conversions), tuple(timings)
@@ -210,7 +210,7 @@ def _check_precision(precision: object) -> None:
         )
 
 
-def _checked_rungs(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
+def _checked_sizes(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
     """The sizes to compile for, checked by ATC's rules: either kind but not both, 2 to 100 sizes."""
     if batches is not None and image_sizes is not None:
         raise ConfigError("ATC takes --dynamic_batch_size or --dynamic_image_size, not both: give one of the two")
@@ -234,7 +234,7 @@ def _checked_rungs(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
     return dynamic
 
 
-def _rung_of(inputs: Any, dynamic: Dynamic) -> list[str]:
+def _size_options(inputs: Any, dynamic: Dynamic) -> list[str]:
     """Options of ais_bench that set the size of the inputs."""
     if dynamic.batches:
         return ["--dymBatch", str(batch_size_of(inputs))]

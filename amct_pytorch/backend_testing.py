@@ -67,12 +67,12 @@ class BackendConformance:
         """A backend reports without an exception whether it is available, and if it is not, why."""
         backend = type(self).backend()
         available, reason = backend.is_available(), backend.unavailable_reason()
-        _check(isinstance(backend.name, str) and backend.name, f"name must be a word, found {backend.name!r}")
+        _check(isinstance(backend.name, str) and backend.name, f"name must be a string, found {backend.name!r}")
         _check(isinstance(available, bool), f"is_available() must be True or False, found {available!r}")
         if available:
             _check(reason is None, f"an available backend has no unavailable_reason(), found {reason!r}")
         else:
-            _check(isinstance(reason, str) and reason, f"unavailable_reason() must be in words, found {reason!r}")
+            _check(isinstance(reason, str) and reason, f"unavailable_reason() must be a text, found {reason!r}")
 
     def test_devices_describe_themselves(self) -> None:
         """Every device has a name, a family, memory and types; an index out of range is refused."""
@@ -87,8 +87,8 @@ class BackendConformance:
             _check(info.total_memory >= 0 and info.cache >= 0, f"device {index}: sizes must not be negative: {info!r}")
             _check(torch.float32 in info.dtypes, f"device {index} must compute float32, found {info.dtypes}")
             _check(set(info.emulated) <= set(info.dtypes), f"device {index}: emulated types are among its types")
-            _check(all(isinstance(text, str) for text in info.versions.values()), f"versions must be words: {info!r}")
-            _check(torch.empty(1, device=device).device == device, f"tensors made on {device} must say so")
+            _check(all(isinstance(text, str) for text in info.versions.values()), f"versions must be strings: {info!r}")
+            _check(torch.empty(1, device=device).device == device, f"tensors created on {device} must report it")
         for index in (-1, len(infos)):
             try:
                 backend.device(index)
@@ -111,14 +111,14 @@ class BackendConformance:
             for when, found in (("inside", inside), ("after", backend.tolerance(dtype, device))):
                 same = found == tolerance
                 _check(same, f"tolerance({dtype}) is {tolerance!r}, but {when} of exact_numerics() it is {found!r}")
-        _check(backend.rank_multiple(torch.int8) >= 1, "rank_multiple(torch.int8) serves later quantisation")
+        _check(backend.rank_multiple(torch.int8) >= 1, "rank_multiple(torch.int8) must work, for later quantisation")
 
     def test_settings_are_words(self) -> None:
         """Settings can be printed and saved with a measurement."""
         backend = self._available()
         settings = backend.settings(backend.device(self.index))
-        words = all(isinstance(text, str) for pair in settings.items() for text in pair)
-        _check(words, f"settings() must be words by words, found {settings!r}")
+        strings = all(isinstance(text, str) for pair in settings.items() for text in pair)
+        _check(strings, f"settings() must be strings by strings, found {settings!r}")
 
     def test_time_grows_with_the_work(self) -> None:
         """A convolution of 16 times the pixels takes longer."""
@@ -178,12 +178,12 @@ class BackendConformance:
     def test_exact_numerics_gives_the_settings_back(self) -> None:
         """After the block, after an exception in it, and when it is nested."""
         backend, device = self._placed()
-        self._check_gives_back(lambda: backend.exact_numerics(device), "exact_numerics")
+        self._check_restores(lambda: backend.exact_numerics(device), "exact_numerics")
 
     def test_prepared_gives_the_settings_back(self) -> None:
         """After the block, after an exception in it, and when it is nested."""
         backend, device = self._placed()
-        self._check_gives_back(lambda: backend.prepared(device), "prepared")
+        self._check_restores(lambda: backend.prepared(device), "prepared")
 
     def test_models_move_there_and_back(self) -> None:
         """A state dict moved to the device and back is the same, bit for bit."""
@@ -250,7 +250,7 @@ class BackendConformance:
         backend = self._available()
         return backend, backend.device(self.index)
 
-    def _check_gives_back(self, context: Callable[[], AbstractContextManager[None]], called: str) -> None:
+    def _check_restores(self, context: Callable[[], AbstractContextManager[None]], called: str) -> None:
         backend, device = self._placed()
         with context():  # the backend may probe the device, once
             pass
@@ -259,14 +259,14 @@ class BackendConformance:
             inside = _settings(backend, device)
             with context():
                 pass
-            _check_same(inside, _settings(backend, device), f"{called}() inside of itself does not give back")
-        _check_same(before, _settings(backend, device), f"{called}() does not give back")
+            _check_same(inside, _settings(backend, device), f"{called}(), nested, does not restore")
+        _check_same(before, _settings(backend, device), f"{called}() does not restore")
         try:
             with context():
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             pass
-        _check_same(before, _settings(backend, device), f"{called}() does not give back after an exception")
+        _check_same(before, _settings(backend, device), f"{called}() after an exception does not restore")
 
 
 def _check(holds: object, message: str) -> None:

@@ -38,7 +38,7 @@ _FORMAT, _VERSION = "amct_pytorch.checkpoint", 1
 
 # Names of the files of a checkpoint. The file of weights has one of two formats, and its suffix.
 _INFO, _PLAN, _TRAINING = "decompose_info.json", "plan.txt", "training.pt"
-_WEIGHTS = "weights"
+_WEIGHTS = "weights"  # without suffix
 _WEIGHT_FILES = frozenset({_WEIGHTS + SAFETENSORS, _WEIGHTS + TORCH})
 _FILES = frozenset({_INFO, _PLAN, _TRAINING, *_WEIGHT_FILES})
 
@@ -129,7 +129,7 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     InfoFileError, LayerError, ModelError
         Its structure does not fit this model, or the model is wrapped or on the meta device.
     ConfigError
-        The directory is no path; `ConfigTypeError` for a wrong type.
+        The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     MissingExtra
         The weights are in safetensors, which is not installed.
     """
@@ -164,7 +164,7 @@ def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
     CheckpointError
         The checkpoint is damaged, or was saved without a training state.
     ConfigError
-        The directory is no path; `ConfigTypeError` for a wrong type.
+        The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     """
     place, manifest = _verified(directory)
     if _TRAINING not in manifest["files"]:
@@ -183,7 +183,7 @@ def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
     Raises
     ------
     ConfigError
-        The directory is no path; `ConfigTypeError` for a wrong type.
+        The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     """
     return (_found(directory) / MANIFEST).is_file()
 

@@ -36,6 +36,7 @@ from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 
+# Prefix of the paths of this package's source files.
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _NAMED = 3  # names that a message quotes from a list; the others it counts
 
@@ -45,7 +46,7 @@ class AmctError(Exception):
 
 
 class ModelError(AmctError, TypeError):
-    """The object passed as the model is no module, or one that cannot be processed as a whole."""
+    """The object passed as the model is not a module, or one that cannot be processed as a whole."""
 
 
 class LayerError(AmctError, ValueError):

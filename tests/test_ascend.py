@@ -340,7 +340,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     "a file": (ExportAccessError, "found a file", lambda place: _export(place / "file")),
     "below a file": (
         ExportAccessError,
-        "file is no folder",
+        "file is not a writable folder",
         lambda place: _export(place / "file" / "deploy"),
     ),
 }

@@ -231,7 +231,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     "a folder": (ExportAccessError, "found a directory", _export(name=".")),
     "below a file": (
         ExportAccessError,
-        "cannot be written: .*file is no folder",
+        "cannot be written: .*file is not a writable folder",
         _export(name="file/net.onnx"),
     ),
     "no path": (

@@ -61,6 +61,7 @@ def measure(name: str, backend: Backend, arguments: argparse.Namespace) -> tuple
     return checked, timed
 
 
+# A row for each network, type and batch size.
 COLUMNS = (
     Column("network"),
     Column("type"),
@@ -107,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for dtype in arguments.dtypes:
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            parser.error(f"--dtypes: {dtype!r} is no type of torch: expected float32, float16, bfloat16, …")
+            parser.error(f"--dtypes: {dtype!r} is not a type of torch: expected float32, float16, bfloat16, …")
     statuses: list[BackendStatus] = list_backends()
     print("\n".join(map(str, statuses)))
     try:

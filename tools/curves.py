@@ -18,7 +18,7 @@ from amct_pytorch.errors import AmctError
 
 # Columns of the CSV file: the losses are means over the epoch, the accuracies are in percent.
 COLUMNS = ("epoch", "loss", "task", "logits", "responses", "accuracy", "original", "learning_rate", "seconds")
-NAME = "curves.csv"
+NAME = "curves.csv"  # in the output folder of a run
 
 
 def write_csv(rows: Sequence[Mapping[str, float]], folder: Path) -> None:

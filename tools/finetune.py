@@ -102,7 +102,7 @@ def loaded_weights(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        The file is no state dict.
+        The file is not a state dict.
     MissingExtra
         safetensors is not installed.
     """

@@ -84,6 +84,7 @@ def resnet101() -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"VGG-16": vgg16, "ResNet-50": resnet50, "ResNet-101": resnet101}
+"""How to build each network, by its name."""
 
 
 def resnet50_without_shortcuts() -> nn.Sequential:

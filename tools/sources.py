@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 from amct_pytorch.errors import ConfigError, InputsError, ModelError
 
 Datasets = tuple[Dataset[Any], Dataset[Any]]
+"""Training data and test data."""
 
 
 def named_function(name: str) -> Any:

@@ -126,6 +126,7 @@ def recipe(model: nn.ModuleList) -> None:
 
 
 SIDES: dict[str, Callable[[nn.ModuleList], None]] = {"ours": ours, "recipe": recipe}
+"""The two implementations that are compared."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def operations(case: Case) -> float:
     return total
 
 
+# A row for each case, with the medians over its pairs of runs.
 COLUMNS = (
     Column("layers"),
     Column("ours s", "number"),

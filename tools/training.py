@@ -274,6 +274,7 @@ class Trainer:
                 raise Diverged(f"epoch {self.epoch + 1}: {name!r} is not finite after it: {_ADVICE}")
 
 
+# What may help against a loss or weight that is not finite.
 _ADVICE = "use a smaller --lr or --clip, bfloat16 in place of float16, and look for NaN in the data"
 
 

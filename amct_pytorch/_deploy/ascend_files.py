@@ -180,8 +180,8 @@ bash run.sh {om.format("model")}
 
 The first sets up CANN, where it is installed; the second compiles with `atc`; the third runs the compiled model with
 `ais_bench` on the inputs in `inputs/` and compares its outputs with those of PyTorch in `outputs/`. It needs Python 3,
-NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` calls an output right whose relative
-error ‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision that `--tolerance` changes.
+NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` accepts an output whose relative error
+‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision; `--tolerance` sets another limit.
 
 The scripts for the chips:
 {others}
@@ -196,9 +196,9 @@ PRECISION=origin bash atc_{first.soc_version}.sh
 bash run.sh model_{first.soc_version}_origin.om
 ```
 
-Convolutions may run in HF32 all the same, which has no more bits of mantissa than half precision.
+Convolutions may still run in HF32, whose mantissa has no more bits than that of half precision.
 
-How fast it is, as `median` of `NPU_compute_time`:
+To measure its speed, see `median` of `NPU_compute_time` in the output of
 
 ```sh
 {times}

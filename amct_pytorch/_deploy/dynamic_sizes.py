@@ -50,8 +50,8 @@ def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ..
     Raises
     ------
     ConfigError
-        The list is empty or has a number below 1, or the inputs have no first axis; `ConfigTypeError` if it is no list
-        of whole numbers.
+        The list is empty or has a number below 1, or the inputs have no first axis; `ConfigTypeError` if it is not
+        a list of whole numbers.
     """
     if dynamic is False or dynamic is None:
         return None
@@ -87,7 +87,7 @@ def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) 
     Raises
     ------
     ConfigError
-        The list is empty or has a size below 1, or no input is (N, C, H, W); `ConfigTypeError` if it is no list of
+        The list is empty or has a size below 1, or no input is (N, C, H, W); `ConfigTypeError` if it is not a list of
         pairs of whole numbers.
     """
     if dynamic is False or dynamic is None:

@@ -111,6 +111,7 @@ class ExportReport(JsonReport):
         ]
 
 
+# In a narrow terminal the result and the relative difference are the last to be left out.
 _COLUMNS = (
     Column("inputs", "name"),
     Column("max difference", "number", priority=1),

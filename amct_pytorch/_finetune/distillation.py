@@ -99,10 +99,11 @@ class Distillation:
     Raises
     ------
     ModelError, LayerError
-        The two are not a model and its decomposed form.
+        The two are not a model and its decomposed form. In a forward pass, `LayerError` if a decomposed layer runs more
+        often than the original layer, or their responses differ in shape.
     ConfigError
         A weight or the temperature is out of range, or both weights are 0; on entering the block, the two models are
-        on different devices. `ConfigTypeError` if a weight or the temperature is no number.
+        on different devices. `ConfigTypeError` if a weight or the temperature is not a number.
     """
 
     def __init__(
@@ -175,7 +176,7 @@ class Distillation:
         Raises
         ------
         InputsError
-            No forward pass has recorded gradients since the last call, or the outputs are no logits (N, C, …).
+            No forward pass has recorded gradients since the last call, or the outputs are not logits (N, C, …).
         LayerError
             A decomposed layer ran less often than the original layer, or no decomposed layer ran.
         """

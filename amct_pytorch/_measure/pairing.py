@@ -15,6 +15,7 @@ from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
 from ..tensor_decompose.model.layers import check_model
 from ..tensor_decompose.model.spec import LayerSpec, times
 
+# Advice in messages about an original that was decomposed itself.
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
 )

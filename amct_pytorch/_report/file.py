@@ -22,7 +22,7 @@ def write_report(path: str | os.PathLike[str], content: bytes) -> None:
     Raises
     ------
     ConfigError
-        The path is empty or invalid; `ConfigTypeError` if it is no path.
+        The path is empty or invalid; `ConfigTypeError` if it is not a path.
     ReportAccessError
         The file cannot be written. An existing file is then unchanged.
     """

@@ -39,7 +39,7 @@ class JsonReport(Report):
         Raises
         ------
         ConfigError
-            The path is empty or invalid; `ConfigTypeError` if it is no path.
+            The path is empty or invalid; `ConfigTypeError` if it is not a path.
         ReportAccessError
             The file cannot be written. An existing file is then unchanged.
         """

@@ -38,7 +38,7 @@ def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> Non
     MissingExtra
         matplotlib is not installed.
     ConfigError
-        The path is invalid, or matplotlib has no format of this suffix; `ConfigTypeError` if it is no path.
+        The argument is not a path, or matplotlib has no format of its suffix.
     ReportAccessError
         The file cannot be written. An existing file is then unchanged.
     """

@@ -27,7 +27,7 @@ class Report(abc.ABC):
         Raises
         ------
         ConfigError
-            The width is no whole number, or is below 20.
+            The width is not a whole number, or is below 20.
         """
         return as_text(self.tables(), width)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["name", "word", "number", "prose"]
+"""Kind of the cells of a column; see `Column`."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def as_text(tables: Sequence[Table], width: int | None = None) -> str:
     Raises
     ------
     ConfigError
-        The width is no whole number, or is below 20.
+        The width is not a whole number, or is below 20.
     """
     if width is None:
         width = max(shutil.get_terminal_size().columns, _SHORTEST)

@@ -47,7 +47,7 @@ def check_whole(called: str, value: object, least: int = 1) -> None:
     Raises
     ------
     ConfigTypeError
-        The argument is no whole number.
+        The argument is not a whole number.
     ConfigError
         It is too small.
     """
@@ -70,7 +70,7 @@ def check_share(called: str, value: object) -> None:
     Raises
     ------
     ConfigTypeError
-        The argument is no number.
+        The argument is not a number.
     ConfigError
         It is out of range.
     """
@@ -113,7 +113,7 @@ def check_choice(called: str, value: object, choices: Sequence[str]) -> None:
     Raises
     ------
     ConfigTypeError
-        The argument is no string.
+        The argument is not a string.
     ConfigError
         It is another string.
     """

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 PutBack = Callable[[], object]
+"""A function that restores one saved value."""
 
 # Depth to which nested containers are saved; the first level is the attributes of a module. Five reach the items of
 # lists in dicts of dicts.

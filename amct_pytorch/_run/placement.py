@@ -56,8 +56,8 @@ def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info:
     Raises
     ------
     ConfigError
-        The list is empty, or the device does not compute convolutions in a type; `ConfigTypeError` if it is no list of
-        types.
+        The list is empty, or the device does not compute convolutions in a type; `ConfigTypeError` if it is not a list
+        of types.
     """
     if dtypes is None:
         floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
@@ -164,7 +164,7 @@ def ran_out_of_memory(backend: Backend, error: BaseException | None) -> bool:
     backend
         The backend of the device.
     error
-        The exception; None is no error.
+        The exception; None if there was none.
     """
     while error is not None:
         if backend.is_out_of_memory(error):

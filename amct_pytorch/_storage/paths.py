@@ -25,7 +25,7 @@ def resolved(path: object, called: str, kind: str) -> Path:
     Raises
     ------
     ConfigTypeError
-        The argument is no path.
+        The argument is not a path.
     ConfigError
         The path is empty, or has a null character.
     """
@@ -49,7 +49,7 @@ def file_to_read(
     what
         Kind of the file, for the message: "decomposition information file".
     error
-        The class of error to raise if the path cannot be read, or is no regular file.
+        The class of error to raise if the path cannot be read, or is not a regular file.
     missing
         The class of error to raise if no file exists.
 
@@ -124,7 +124,7 @@ def _check_room(place: Path, path: object, error: type[OSError]) -> None:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise error(f"{path}: cannot be written: {folder} is no folder that can be written into")
+        raise error(f"{path}: cannot be written: {folder} is not a writable folder")
 
 
 @contextlib.contextmanager

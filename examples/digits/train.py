@@ -15,8 +15,8 @@ from torch.nn import functional
 from data import accuracy, load_digits_tensors
 from net import WEIGHTS_PATH, DigitsNet
 
-SEED = 0
-BATCH_SIZE = 64
+SEED = 0  # of weights, order and augmentation
+BATCH_SIZE = 64  # images per step
 
 # Of AdamW; the learning rate is the peak of a one-cycle schedule.
 LEARNING_RATE = 3e-3
