@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ._deploy import ascend_compare
 from ._deploy.ascend_files import Network, Target, atc_script, readme, run_script, target_of
@@ -24,7 +23,7 @@ from ._deploy.onnx_file import on_host, outputs_of, require_extra, write_onnx
 from ._report.json_file import JsonReport
 from ._report.table import Table
 from ._run.arguments import setting_error
-from ._run.inputs import batch_size_of
+from ._run.inputs import batch_size_of, tensors_of
 from ._storage.folders import new_folder
 from ._storage.paths import access_errors, folder_to_write
 from .errors import ConfigError, ConfigTypeError, ExportAccessError
@@ -157,8 +156,7 @@ def export_ascend(
             reports[name] = write_onnx(network, given, draft / f"{name}.onnx", dynamic)
             _save(draft / "outputs" / name, [info.name for info in reports[name].outputs], outputs_of(network, given))
         given = networks["model"][1]
-        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
-        files = _save(draft / "inputs", [info.name for info in reports["model"].inputs], tensors)
+        files = _save(draft / "inputs", [info.name for info in reports["model"].inputs], tensors_of(given))
         described = [Network(name, _atc_shapes(report)) for name, report in reports.items()]
         size = _size_options(given, dynamic)
         for target in targets:

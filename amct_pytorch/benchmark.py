@@ -87,7 +87,7 @@ def benchmark(
     DeviceError
         A model cannot be copied, moved or compiled, or the device runs out of memory even at one sample.
     MissingExtra
-        A bar is asked for, and tqdm is not installed.
+        ``progress=True``, and tqdm is not installed.
     """
     chosen = backend_of(backend)
     device = chosen.device(index)

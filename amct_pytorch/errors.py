@@ -126,7 +126,7 @@ RankFailed = ProcessFailed
 
 
 class AmctWarning(UserWarning):
-    """Something the user should know; the result is correct all the same."""
+    """Something the user should know; the result is still correct."""
 
 
 def warn_user(text: str) -> None:

@@ -72,7 +72,7 @@ def validate(
     DeviceError
         A model cannot be copied or moved, or the device runs out of memory.
     MissingExtra
-        A bar is asked for, and tqdm is not installed.
+        ``progress=True``, and tqdm is not installed.
     """
     chosen = backend_of(backend)
     device = chosen.device(index)

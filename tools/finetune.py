@@ -137,7 +137,7 @@ def check_settings(found: dict[str, Any], expected: Settings, place: Path) -> No
     other = [f"{key}: {found.get(key)!r}, not {value!r}" for key, value in asked.items() if found.get(key) != value]
     if other:
         raise CheckpointError(
-            f"{place} is of another configuration than was asked for ({'; '.join(other)}): "
+            f"{place} is of another configuration than the requested one ({'; '.join(other)}): "
             "resume with the options that it was begun with, or give another --output"
         )
 

@@ -150,7 +150,7 @@ class Backend(abc.ABC):
         Parameters
         ----------
         device
-            From `device`, as for every method below.
+            A device of this backend, from `device`.
         """
 
     @abc.abstractmethod

@@ -180,8 +180,8 @@ bash run.sh {om.format("model")}
 
 The first sets up CANN, where it is installed; the second compiles with `atc`; the third runs the compiled model with
 `ais_bench` on the inputs in `inputs/` and compares its outputs with those of PyTorch in `outputs/`. It needs Python 3,
-NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` accepts an output whose relative error
-‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision; `--tolerance` sets another limit.
+NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` accepts an output if its relative
+error ‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision; `--tolerance` sets another limit.
 
 The scripts for the chips:
 {others}

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from .._run.arguments import is_whole, setting_error
-from .._run.inputs import batch_size_of, resized
+from .._run.inputs import batch_size_of, resized, tensors_of
 from .._run.tensors import map_tensors
 from ..errors import ConfigError
 
@@ -115,7 +115,7 @@ def image_size_of(inputs: Any) -> tuple[int, int] | None:
     inputs
         Tensors in any structure of containers.
     """
-    images = (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() == 4)
+    images = (tensor for tensor in tensors_of(inputs) if tensor.dim() == 4)
     return next(((image.shape[2], image.shape[3]) for image in images), None)
 
 

@@ -15,10 +15,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .._report.units import ratio_of
-from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model
+from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model, tensors_of
 from .._run.isolation import untouched_generators
 from .._run.placement import placed_inputs, placed_model
 from .._run.tensors import map_tensors
@@ -96,8 +95,7 @@ def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
     with torch.no_grad(), untouched_generators([]):
         outputs = run_model(model, inputs, "inputs")
     # A ModelOutput is a mapping, but not necessarily registered as a pytree node.
-    leaves = tree_leaves(dict(outputs) if isinstance(outputs, dict) else outputs)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return tensors_of(dict(outputs) if isinstance(outputs, dict) else outputs)
 
 
 def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, opset: int = 18) -> ExportReport:
@@ -238,7 +236,7 @@ def _session(file: Path) -> Any:
 
 def _check(model: nn.Module, session: Any, inputs: Any) -> ExportCheck:
     expected = outputs_of(model, inputs)
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tensors = tensors_of(inputs)
     # The inputs of the file have the order of the arguments.
     names = [item.name for item in session.get_inputs()]
     try:

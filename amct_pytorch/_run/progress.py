@@ -27,7 +27,7 @@ def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
     ConfigTypeError
         The argument is neither a bool nor callable.
     MissingExtra
-        A bar is asked for, and tqdm is not installed.
+        ``progress=True``, and tqdm is not installed.
     """
     if callable(progress):
         yield progress
