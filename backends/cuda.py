@@ -14,7 +14,7 @@ from amct_pytorch.backend import DeviceInfo, Tolerance
 
 from .accelerator import AcceleratorBackend
 
-# As on the CPU, with a margin for another order of summation.
+# As on the CPU; wider for float64 and float32, which are summed in another order.
 _TOLERANCES = {
     torch.float64: Tolerance(norm=1e-13, worst=1e-12),
     torch.float32: Tolerance(norm=1e-5, worst=5e-5),
@@ -72,7 +72,7 @@ class CudaBackend(AcceleratorBackend):
         return max(8, 16 // dtype.itemsize)
 
     def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
-        """As on the CPU, with a margin for another order of summation."""
+        """As on the CPU; wider for float64 and float32, which are summed in another order."""
         return _TOLERANCES[dtype]
 
     def settings(self, device: torch.device) -> dict[str, str]:
