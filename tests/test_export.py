@@ -252,7 +252,11 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     ),
     "no samples": (ConfigError, "needs inputs with a first axis", _export(nn.ReLU(), {}, dynamic_batch=True)),
     "fixed batch": (ExportError, "static shape of 2", _export(_FixedBatch(), dynamic_batch=True)),
-    "scripted": (ModelError, "was made by torch.jit: export the one that it was made from", _export(_scripted())),
+    "scripted": (
+        ModelError,
+        "was made by torch.jit: export the torch.nn.Module that was scripted or traced",
+        _export(_scripted()),
+    ),
 }
 
 

@@ -185,7 +185,7 @@ def test_outputs_that_are_no_logits_are_refused_and_can_be_taken_apart() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0}, "temperature must be over 0"),
+        ({"temperature": 0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "temperature must be a number"),
         ({"responses": -1}, "responses must be a number from 0"),
         ({"logits": "much"}, "logits must be a number from 0"),

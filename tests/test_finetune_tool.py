@@ -320,7 +320,7 @@ _MISTAKES = [
     (["--ratio", "7"], "ConfigError: RatioRank"),
     (["--keep", "nolayer"], "ConfigError: .*nolayer"),
     (["--epochs", "0"], "--epochs and --batch-size must be 1 or more"),
-    (["--lr", "-1"], "expected a number over 0, found -1"),
+    (["--lr", "-1"], "expected a number above 0, found -1"),
 ]
 
 

@@ -281,7 +281,7 @@ def _whole(text: str) -> int:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number over 0, found {text}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
     return value
 
 

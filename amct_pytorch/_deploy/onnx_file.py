@@ -68,7 +68,7 @@ def on_host(model: nn.Module, inputs: object) -> tuple[nn.Module, Any]:
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be a torch.nn.Module, found {type(model).__module__}.{type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model was made by torch.jit: export the one that it was made from")
+        raise ModelError("the model was made by torch.jit: export the torch.nn.Module that was scripted or traced")
     lazy = [name for name, weight in model.named_parameters() if isinstance(weight, nn.UninitializedParameter)]
     if lazy:
         raise ModelError(f"{', '.join(lazy)} have no values yet: run the model once, then export it")

@@ -121,7 +121,7 @@ class Distillation:
             if not is_number or not 0 <= value < float("inf"):
                 raise setting_error(f"{name} must be a number from 0 on, found {value!r}", of_right_type=is_number)
         if not temperature:
-            raise ConfigError("temperature must be over 0, found 0")
+            raise ConfigError("temperature must be above 0, found 0")
         if not logits and not responses:
             raise ConfigError("logits and responses are both 0: give at least one of them a weight")
         self._pairs = pairs_of(original, decomposed)

@@ -113,8 +113,8 @@ def check_weights(pairs: Sequence[Pair]) -> None:
         if strength and not cosine > _LEAST_COSINE:
             raise LayerError(
                 f"layer {pair.name!r}: the weights of the decomposed layer have nothing to do with the original's "
-                f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with the "
-                "model that it was made from"
+                f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with its "
+                "own original"
             )
 
 
@@ -131,7 +131,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _check_same(before: Mapping[str, nn.Module], after: Mapping[str, nn.Module]) -> None:
-    advice = "compare a decomposed model with the model that it was made from"
+    advice = "compare a decomposed model with its own original"
     only = [("original", before.keys() - after.keys()), ("decomposed model", after.keys() - before.keys())]
     for whose, names in only:
         if names:
