@@ -31,7 +31,10 @@ def test_the_public_names_are_these() -> None:
         "RatioRank",
         "auto_decomposition",
         "decompose_network",
+        "load_config",
+        "load_plan",
         "plan_decomposition",
+        "save_config",
     ]
     assert all(getattr(tensor_decompose, name).__doc__ for name in tensor_decompose.__all__)
 

@@ -23,7 +23,7 @@ from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network,
 from amct_pytorch.validate import validate
 
 from .. import simulated_npu
-from ..models import TwoConvs, image, rows, snapshot
+from ..models import TwoConvs, chains, image, snapshot
 
 _NPU = torch.device("npu", 0)
 
@@ -424,7 +424,7 @@ def test_the_offline_flow_on_the_device(tmp_path: Path) -> None:
     on_host.load_state_dict(torch.load(weights, map_location="cpu"))
     assert {parameter.device for parameter in on_host.parameters()} == {torch.device("cpu")}
     assert _same(on_host, model)
-    assert list(rows(on_host)) == ["conv1", "conv2"]
+    assert list(chains(on_host)) == ["conv1", "conv2"]
 
 
 class _HostClock(type(get_backend("npu"))):
