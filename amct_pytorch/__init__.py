@@ -1,1 +1,1 @@
-"""amct_pytorch: tensor decomposition for PyTorch CNNs, made for Ascend NPUs and just as good on CPU and CUDA."""
+"""Tensor decomposition of PyTorch networks, for Ascend NPUs, CUDA GPUs and CPUs."""

@@ -1,4 +1,4 @@
-"""A directory that has everything to bring a model to an Ascend NPU, and to see there that it computes the same."""
+"""A directory with all files to deploy a model to an Ascend NPU, and to check there that its outputs are the same."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ._deploy import ascend_compare
 from ._deploy.ascend_files import Network, Target, atc_script, readme, run_script, target_of
@@ -21,36 +20,37 @@ from ._deploy.ascend_tools import Conversion, Timing, convert, time_compiled
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
 from ._deploy.export_report import ExportReport
 from ._deploy.onnx_file import on_host, outputs_of, require_extra, write_onnx
-from ._report.json_file import save_json
-from ._report.report import Report
+from ._report.json_file import JsonReport
 from ._report.table import Table
 from ._run.arguments import setting_error
-from ._run.inputs import batch_size_of
+from ._run.inputs import batch_size_of, tensors_of
 from ._storage.folders import new_folder
 from ._storage.paths import access_errors, folder_to_write
 from .errors import ConfigError, ConfigTypeError, ExportAccessError
 
 PRECISIONS = ("fp16", "origin", "mixed_float16", "mixed_bfloat16", "cube_fp16in_fp32out")
-"""What ATC's ``--precision_mode_v2`` takes: origin keeps the types of the file."""
+"""Values of ATC's option ``--precision_mode_v2``; origin keeps the types of the ONNX file."""
 
 
 @dataclass(frozen=True)
-class AscendReport(Report):
-    """What `export_ascend` wrote, and what of it could be tried here.
+class AscendReport(JsonReport):
+    """What `export_ascend` wrote, and the results of Ascend's tools on this machine.
 
     Attributes
     ----------
     directory
-        The directory.
+        Path of the directory.
     precision
-        As given to ATC.
+        The precision mode given to ATC, one of `PRECISIONS`.
     model, original
-        What was exported; None for the original where none was given.
+        The `ExportReport` of each ONNX file; None for the original if none was given.
     conversions
-        A `Conversion` for every chip; none where ``atc`` is not on the PATH.
+        A `Conversion` for every chip; empty if ``atc`` is not on the PATH.
     timings
-        A `Timing` for every chip compiled for; none where ``ais_bench`` cannot be imported.
+        A `Timing` for every chip whose compilation succeeded; empty if ``ais_bench`` cannot be imported.
     """
+
+    json_format: ClassVar[str] = "amct_pytorch.ascend"
 
     directory: str
     precision: str
@@ -61,32 +61,15 @@ class AscendReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether onnxruntime agreed with PyTorch, and nothing that was run here failed."""
+        """Whether onnxruntime agreed with PyTorch, and no tool that was run here failed."""
         return (
             all(report.ok for report in (self.model, self.original) if report)
             and not any(conversion.error for conversion in self.conversions)
             and not any(timing.error for timing in self.timings)
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, as it is in the directory too.
-
-        Parameters
-        ----------
-        path
-            Of the file; folders that are missing are made.
-
-        Raises
-        ------
-        ConfigError
-            The path is none.
-        ReportAccessError
-            The file cannot be written. After an error there is the old file or none.
-        """
-        save_json(self, "ascend", path)
-
     def tables(self) -> list[Table]:
-        """The tables of what was exported, then a line for each thing that was run here, or is to be run there."""
+        """The tables of the exported files, then a line for each tool run here, and where to find the next steps."""
         exported = [table for report in (self.model, self.original) if report for table in report.tables()]
         lines = list(map(str, (*self.conversions, *self.timings)))
         if not self.conversions:
@@ -106,52 +89,58 @@ def export_ascend(
     dynamic_batch: Sequence[int] | None = None,
     dynamic_image_size: Sequence[tuple[int, int]] | None = None,
 ) -> AscendReport:
-    """Make a directory for deploying a model to Ascend NPUs.
+    """Write a directory for deploying a model to Ascend NPUs.
 
-    It holds ``model.onnx`` (and ``original.onnx``) at opset 18 as `export_onnx` writes and checks them, a script
-    ``atc_<SoC>.sh`` for every chip, the inputs and what PyTorch makes of them in float32 as .npy files, ``run.sh``
-    and ``compare.py`` to see that the device computes the same, a README with the commands to run there, and this
-    report as ``report.json``. Where ``atc`` is on the PATH the scripts are run, and where ``ais_bench`` can be
-    imported the compiled models are timed. The directory is in place only when it is complete.
+    It contains ``model.onnx`` (and ``original.onnx``) at opset 18, written and checked like by `export_onnx`; a script
+    ``atc_<SoC>.sh`` for every chip; the inputs and PyTorch's outputs in float32 as .npy files; ``run.sh`` and
+    ``compare.py`` to check that the device computes the same; a README with the commands to run on the device; and
+    this report as ``report.json``. If ``atc`` is on the PATH, the scripts are run; if ``ais_bench`` can be imported,
+    the compiled models are timed. The directory is put into place only when it is complete.
 
     Parameters
     ----------
     model
         A decomposed model, or any other; on any device.
     inputs
-        A tensor, a tuple of arguments, or a mapping of keywords: the inputs of the parity check.
+        A tensor, a tuple of positional arguments, or a mapping of keyword arguments: the inputs of the parity check.
     directory
-        One that does not exist, or is empty.
+        A new or an empty directory.
     soc_versions
-        Chips as ``npu-smi info`` names them: Ascend910B3 (Atlas A2), Ascend910_9391 (Atlas A3),
+        Chips by the names that ``npu-smi info`` prints: Ascend910B3 (Atlas A2), Ascend910_9391 (Atlas A3),
         Ascend950PR_9599 (Ascend 950).
     original
-        The model before decomposition, to compile and time beside it.
+        The model before decomposition, to be compiled and timed as well.
     precision
         ATC's ``--precision_mode_v2``: fp16, origin (the types of the file, for parity), mixed_float16,
         mixed_bfloat16, or cube_fp16in_fp32out.
     dynamic_batch
-        The numbers of samples to compile for, two or more; that of the inputs among them.
+        Numbers of samples to compile for: 2 to 100 of them, including that of the inputs.
     dynamic_image_size
-        The (height, width) to compile for, two or more; that of the inputs among them. ATC does not take both.
+        Image sizes (height, width), in pixels, to compile for: 2 to 100 of them, including that of the inputs. ATC
+        does not support both kinds of dynamic size at once.
 
     Returns
     -------
     AscendReport
-        Models, inputs and random generators are as they were.
+        Models, inputs and random generators are left as they were.
 
     Raises
     ------
     MissingExtra
         The extra ``export`` is not installed.
-    ConfigError, ModelError
-        A setting is wrong, or this is no model.
-    InputsError, DeviceError
-        A model fails on the inputs, these hold NaN, or it cannot be copied to the host.
+    ConfigError
+        An argument has a wrong value; `ConfigTypeError` for a wrong type.
+    ModelError
+        A model is not a `torch.nn.Module`, was made by torch.jit, or has uninitialised parameters.
+    InputsError
+        The inputs contain NaN or infinity, or a model fails on them.
+    DeviceError
+        A model cannot be copied to the host.
     ExportError
-        ONNX does not have what a model does; the message names operator and layer.
+        ONNX has no operator for something that a model does (the message names operator and layer), or onnxruntime
+        cannot run the file.
     ExportAccessError
-        The directory cannot be written, or has something in it.
+        The directory is not empty, or cannot be written.
     """
     require_extra()
     place = _checked_directory(directory)
@@ -160,26 +149,25 @@ def export_ascend(
     networks = {"model": on_host(model, inputs)}
     if original is not None:
         networks["original"] = on_host(original, inputs)
-    dynamic = _checked_rungs(dynamic_batch, dynamic_image_size, networks["model"][1])
+    dynamic = _checked_sizes(dynamic_batch, dynamic_image_size, networks["model"][1])
     with new_folder(place, ExportAccessError, replaces=False) as draft:
         reports: dict[str, ExportReport] = {}
         for name, (network, given) in networks.items():
             reports[name] = write_onnx(network, given, draft / f"{name}.onnx", dynamic)
             _save(draft / "outputs" / name, [info.name for info in reports[name].outputs], outputs_of(network, given))
         given = networks["model"][1]
-        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
-        files = _save(draft / "inputs", [info.name for info in reports["model"].inputs], tensors)
+        files = _save(draft / "inputs", [info.name for info in reports["model"].inputs], tensors_of(given))
         described = [Network(name, _atc_shapes(report)) for name, report in reports.items()]
-        now = _rung_of(given, dynamic)
+        size = _size_options(given, dynamic)
         for target in targets:
             script = atc_script(target, described, precision, dynamic)
             _write_program(draft / f"atc_{target.soc_version}.sh", script)
-        _write_program(draft / "run.sh", run_script([f"inputs/{file}" for file in files], now))
+        _write_program(draft / "run.sh", run_script([f"inputs/{file}" for file in files], size))
         shutil.copyfile(ascend_compare.__file__, draft / "compare.py")
-        (draft / "README.md").write_text(readme(targets, described, precision, now), encoding="utf-8")
+        (draft / "README.md").write_text(readme(targets, described, precision, size), encoding="utf-8")
         conversions = convert(draft, [target.soc_version for target in targets], precision)
         compiled = [conversion.soc_version for conversion in conversions if not conversion.error]
-        timings = time_compiled(draft, compiled, list(reports), precision, now)
+        timings = time_compiled(draft, compiled, list(reports), precision, size)
         final = {name: dataclasses.replace(item, path=str(place / f"{name}.onnx")) for name, item in reports.items()}
         report = AscendReport(
             str(place), precision, final["model"], final.get("original"), tuple(conversions), tuple(timings)
@@ -220,8 +208,8 @@ def _check_precision(precision: object) -> None:
         )
 
 
-def _checked_rungs(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
-    """The sizes to compile for, under ATC's rules: one kind of them, two sizes at least and a hundred at most."""
+def _checked_sizes(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
+    """The sizes to compile for, checked by ATC's rules: either kind but not both, 2 to 100 sizes."""
     if batches is not None and image_sizes is not None:
         raise ConfigError("ATC takes --dynamic_batch_size or --dynamic_image_size, not both: give one of the two")
     if isinstance(batches, bool) or isinstance(image_sizes, bool):
@@ -244,8 +232,8 @@ def _checked_rungs(batches: Any, image_sizes: Any, inputs: Any) -> Dynamic:
     return dynamic
 
 
-def _rung_of(inputs: Any, dynamic: Dynamic) -> list[str]:
-    """The options that tell ais_bench the size of the inputs."""
+def _size_options(inputs: Any, dynamic: Dynamic) -> list[str]:
+    """Options of ais_bench that set the size of the inputs."""
     if dynamic.batches:
         return ["--dymBatch", str(batch_size_of(inputs))]
     if dynamic.image_sizes:
@@ -254,12 +242,12 @@ def _rung_of(inputs: Any, dynamic: Dynamic) -> list[str]:
 
 
 def _atc_shapes(report: ExportReport) -> dict[str, list[int]]:
-    """The shape of each input, with -1 for what is left open."""
+    """The shape of each input by name, with -1 for a dynamic size."""
     return {info.name: [size if isinstance(size, int) else -1 for size in info.shape] for info in report.inputs}
 
 
 def _save(folder: Path, names: Sequence[str], tensors: Sequence[Tensor]) -> list[str]:
-    """Write tensors as files 0_NAME.npy and so on; gives the names of the files."""
+    """Write tensors as files 0_NAME.npy, 1_NAME.npy, …, and return the names of the files."""
     folder.mkdir(parents=True)
     files = []
     for number, (name, tensor) in enumerate(zip(names, tensors, strict=True)):

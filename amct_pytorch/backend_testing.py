@@ -1,13 +1,13 @@
-"""The checks that every backend must pass, for its own tests.
+"""The checks that every backend must pass, for its package's tests.
 
-In the package of a backend, a test file of one class, to be run by pytest::
+The package of a backend runs them with pytest, by a test file with one class::
 
     from amct_pytorch.backend_testing import BackendConformance
 
     class TestMyBackend(BackendConformance):
         backend = MyBackend
 
-Where the device is absent, all but the first check are skipped with the reason.
+If the device is absent, all but the first check are skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .errors import ConfigError
 from .tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 from .validate import validate
 
-_MIB = 2**20
+_MIB = 2**20  # bytes
 
-# Both orders of the split, every padding mode, strides on either axis, kernels that are not square, a bias or none.
+# Together: both orders of the split, all padding modes, strides on either axis, rectangular kernels, a bias or none.
 _CONVS: list[dict[str, Any]] = [
     {"in_channels": 64, "out_channels": 96, "kernel_size": 3, "padding": 1},
     {"in_channels": 96, "out_channels": 64, "kernel_size": 3, "padding": 1, "bias": False},
@@ -45,17 +45,17 @@ _CONVS: list[dict[str, Any]] = [
     {"in_channels": 64, "out_channels": 96, "kernel_size": 3, "padding": 1, "padding_mode": "circular"},
 ]
 
-# A gradient has the rounding errors of the forward pass and of the backward pass, which takes two products.
+# Tolerance of gradients relative to that of responses: they have the rounding errors of forward and backward pass.
 _BACKWARD_FACTOR = 4
 
 
 class BackendConformance:
-    """Checks of one backend; each method that begins with ``test_`` is one.
+    """The checks of one backend; each method that begins with ``test_`` is one.
 
     Attributes
     ----------
     backend
-        The class of the backend, or a function that makes one.
+        The class of the backend, or a function that creates one.
     index
         Number of the device that the checks run on.
     """
@@ -64,18 +64,18 @@ class BackendConformance:
     index: ClassVar[int] = 0
 
     def test_availability_is_stated_in_words(self) -> None:
-        """Whether it is available is answered without an exception, and where it is not, with a reason."""
+        """A backend reports without an exception whether it is available, and if it is not, why."""
         backend = type(self).backend()
         available, reason = backend.is_available(), backend.unavailable_reason()
-        _check(isinstance(backend.name, str) and backend.name, f"name must be a word, found {backend.name!r}")
+        _check(isinstance(backend.name, str) and backend.name, f"name must be a string, found {backend.name!r}")
         _check(isinstance(available, bool), f"is_available() must be True or False, found {available!r}")
         if available:
             _check(reason is None, f"an available backend has no unavailable_reason(), found {reason!r}")
         else:
-            _check(isinstance(reason, str) and reason, f"unavailable_reason() must be in words, found {reason!r}")
+            _check(isinstance(reason, str) and reason, f"unavailable_reason() must be a text, found {reason!r}")
 
     def test_devices_describe_themselves(self) -> None:
-        """Every device has a name, a family, memory, and types; what is out of range is refused."""
+        """Every device has a name, a family, memory and types; an index out of range is refused."""
         backend = self._available()
         infos = list(backend.devices())
         _check(infos, "an available backend has at least one device")
@@ -87,8 +87,8 @@ class BackendConformance:
             _check(info.total_memory >= 0 and info.cache >= 0, f"device {index}: sizes must not be negative: {info!r}")
             _check(torch.float32 in info.dtypes, f"device {index} must compute float32, found {info.dtypes}")
             _check(set(info.emulated) <= set(info.dtypes), f"device {index}: emulated types are among its types")
-            _check(all(isinstance(text, str) for text in info.versions.values()), f"versions must be words: {info!r}")
-            _check(torch.empty(1, device=device).device == device, f"tensors made on {device} must say so")
+            _check(all(isinstance(text, str) for text in info.versions.values()), f"versions must be strings: {info!r}")
+            _check(torch.empty(1, device=device).device == device, f"tensors created on {device} must report it")
         for index in (-1, len(infos)):
             try:
                 backend.device(index)
@@ -97,13 +97,13 @@ class BackendConformance:
             raise AssertionError(f"device({index}) must raise ConfigError where there are {len(infos)} devices")
 
     def test_every_type_has_a_rank_multiple_and_a_tolerance(self) -> None:
-        """A rank multiple of at least one, and a tolerance that no wrong result is within, whenever it is asked for."""
+        """Rank multiples are at least 1; tolerances are too tight for a wrong result, and always the same."""
         backend, device = self._placed()
         for dtype in backend.devices()[self.index].dtypes:
             multiple, tolerance = backend.rank_multiple(dtype), backend.tolerance(dtype, device)
             _check(isinstance(multiple, int) and multiple >= 1, f"rank_multiple({dtype}) is {multiple!r}")
             _check(isinstance(tolerance, Tolerance), f"tolerance({dtype}) must be a Tolerance, found {tolerance!r}")
-            # Wrong by a tenth is wrong in every type.
+            # An error of a tenth is wrong in every type.
             fits = 0 < tolerance.norm <= tolerance.worst <= 0.1
             _check(fits, f"tolerance({dtype}): expected 0 < norm <= worst <= 0.1, found {tolerance!r}")
             with backend.exact_numerics(device):
@@ -111,17 +111,17 @@ class BackendConformance:
             for when, found in (("inside", inside), ("after", backend.tolerance(dtype, device))):
                 same = found == tolerance
                 _check(same, f"tolerance({dtype}) is {tolerance!r}, but {when} of exact_numerics() it is {found!r}")
-        _check(backend.rank_multiple(torch.int8) >= 1, "rank_multiple(torch.int8) serves later quantisation")
+        _check(backend.rank_multiple(torch.int8) >= 1, "rank_multiple(torch.int8) must work, for later quantisation")
 
     def test_settings_are_words(self) -> None:
-        """What is recorded beside a measurement can be printed and saved."""
+        """Settings can be printed and saved with a measurement."""
         backend = self._available()
         settings = backend.settings(backend.device(self.index))
-        words = all(isinstance(text, str) for pair in settings.items() for text in pair)
-        _check(words, f"settings() must be words by words, found {settings!r}")
+        strings = all(isinstance(text, str) for pair in settings.items() for text in pair)
+        _check(strings, f"settings() must be strings by strings, found {settings!r}")
 
     def test_time_grows_with_the_work(self) -> None:
-        """Sixteen times the pixels take longer."""
+        """A convolution of 16 times the pixels takes longer."""
         backend, device = self._placed()
         small, large = (_work(device, side) for side in (28, 112))
         times = [[backend.time(fn, device=device, calls=3) for fn in (small, large)] for _ in range(5)][1:]
@@ -129,11 +129,11 @@ class BackendConformance:
         _check(0 < short < long, f"{short:.2e} s for a small convolution, {long:.2e} s for one of 16 times the work")
 
     def test_time_waits_for_the_device(self) -> None:
-        """The time is that of the work, not of asking for it: the result at hand on the host is the proof."""
+        """time() measures the work itself, not its launch: it agrees with the time until the host has the result."""
         backend, device = self._placed()
         fn, calls = _work(device, 112), 5
 
-        def until_at_hand() -> float:
+        def until_on_host() -> float:
             backend.synchronize(device)
             start = time.perf_counter()
             for _ in range(calls):
@@ -141,14 +141,14 @@ class BackendConformance:
             result[0, 0, 0, 0].cpu()
             return (time.perf_counter() - start) / calls
 
-        pairs = [(backend.time(fn, device=device, calls=calls), until_at_hand()) for _ in range(6)][1:]
+        pairs = [(backend.time(fn, device=device, calls=calls), until_on_host()) for _ in range(6)][1:]
         said, true = (statistics.median(column) for column in zip(*pairs, strict=True))
         found = f"time() says {said:.2e} s, but the result takes {true:.2e} s"
         _check(said > true / 2, f"{found}: it must synchronise")
         _check(said < true * 3, f"{found}: it must be in seconds a call")
 
     def test_synchronize_waits_for_the_device(self) -> None:
-        """After it, a result is at hand at once."""
+        """After synchronize(), the host can read a result immediately."""
         backend, device = self._placed()
         fn, calls = _work(device, 112), 5
         waits = []
@@ -164,7 +164,7 @@ class BackendConformance:
         _check(wait < work / 2, f"after {work:.2e} s and synchronize(), the result took another {wait:.2e} s")
 
     def test_peak_memory_sees_an_allocation(self) -> None:
-        """What is allocated and freed during the block counts, what was there before does not."""
+        """Memory allocated and freed during the block counts; memory allocated before does not."""
         backend, device = self._placed()
         before = torch.ones(16 * _MIB, dtype=torch.uint8, device=device)
         with backend.peak_memory(device) as peak:
@@ -178,15 +178,15 @@ class BackendConformance:
     def test_exact_numerics_gives_the_settings_back(self) -> None:
         """After the block, after an exception in it, and when it is nested."""
         backend, device = self._placed()
-        self._check_gives_back(lambda: backend.exact_numerics(device), "exact_numerics")
+        self._check_restores(lambda: backend.exact_numerics(device), "exact_numerics")
 
     def test_prepared_gives_the_settings_back(self) -> None:
         """After the block, after an exception in it, and when it is nested."""
         backend, device = self._placed()
-        self._check_gives_back(lambda: backend.prepared(device), "prepared")
+        self._check_restores(lambda: backend.prepared(device), "prepared")
 
     def test_models_move_there_and_back(self) -> None:
-        """A state dict comes back bit for bit."""
+        """A state dict moved to the device and back is the same, bit for bit."""
         backend, device = self._placed()
         for dtype in backend.devices()[self.index].dtypes:
             with backend.prepared(device):
@@ -198,7 +198,7 @@ class BackendConformance:
             _check(same, f"a model in {name_of(dtype)} moved to {device} and back has other values")
 
     def test_decomposed_convolutions_are_right(self) -> None:
-        """Forward and backward within tolerance of float64 on the host, in every type."""
+        """Responses and gradients are within tolerance of float64 on the host, in every type."""
         backend, device = self._placed()
         with backend.prepared(device), backend.exact_numerics(device):
             for dtype in backend.devices()[self.index].dtypes:
@@ -214,10 +214,10 @@ class BackendConformance:
             chain = chain.to(device)
             with backend.fallbacks() as names:
                 chain(torch.ones(1, 64, 8, 8, device=device)).sum().backward()
-        _check(names == [], f"run on the CPU for lack of the device's own: {names}")
+        _check(names == [], f"run on the CPU, as the device lacks them: {names}")
 
     def test_out_of_memory_is_recognised(self) -> None:
-        """A petabyte is too much, and nothing else is out of memory."""
+        """A failed allocation of a petabyte counts as out of memory, another error does not."""
         backend, device = self._placed()
         try:
             torch.empty(2**50, dtype=torch.uint8, device=device)
@@ -229,7 +229,7 @@ class BackendConformance:
         backend.release_memory(device)
 
     def test_a_decomposed_network_validates(self) -> None:
-        """The device is found right when asked as a user asks: by `validate`."""
+        """`validate` finds no wrong layer of a decomposed network."""
         backend, _ = self._placed()
         network = nn.Sequential(_conv(0, torch.float32), nn.BatchNorm2d(96), nn.ReLU(), _conv(1, torch.float32)).eval()
         decomposed, _ = auto_decomposition(copy.deepcopy(network), config=_config())
@@ -250,27 +250,27 @@ class BackendConformance:
         backend = self._available()
         return backend, backend.device(self.index)
 
-    def _check_gives_back(self, context: Callable[[], AbstractContextManager[None]], called: str) -> None:
+    def _check_restores(self, context: Callable[[], AbstractContextManager[None]], called: str) -> None:
         backend, device = self._placed()
-        with context():  # what is found out once for all is found out here
+        with context():  # the backend may probe the device, once
             pass
         before = _settings(backend, device)
         with context():
             inside = _settings(backend, device)
             with context():
                 pass
-            _check_same(inside, _settings(backend, device), f"{called}() inside of itself does not give back")
-        _check_same(before, _settings(backend, device), f"{called}() does not give back")
+            _check_same(inside, _settings(backend, device), f"{called}(), nested, does not restore")
+        _check_same(before, _settings(backend, device), f"{called}() does not restore")
         try:
             with context():
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             pass
-        _check_same(before, _settings(backend, device), f"{called}() does not give back after an exception")
+        _check_same(before, _settings(backend, device), f"{called}() after an exception does not restore")
 
 
 def _check(holds: object, message: str) -> None:
-    # Not by assert: pytest rewrites those of tests only, and Python may leave them out.
+    # Not by assert: pytest rewrites those of tests only, and Python skips them under -O.
     if not holds:
         raise AssertionError(message)
 
@@ -281,7 +281,7 @@ def _check_same(before: dict[str, object], after: dict[str, object], what: str) 
 
 
 def _settings(backend: Backend, device: torch.device) -> dict[str, object]:
-    """Those that the backend names, and those of torch's own that every device obeys."""
+    """The settings that the backend names, and those of torch that apply to every device."""
     return {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn.benchmark": torch.backends.cudnn.benchmark,
@@ -296,14 +296,14 @@ def _settings(backend: Backend, device: torch.device) -> dict[str, object]:
 
 
 def _work(device: torch.device, side: int) -> Callable[[], Tensor]:
-    """A convolution of images of this height and width."""
+    """A function that convolves an image of this height and width on the device."""
     image = torch.ones(1, 64, side, side, device=device)
     weight = torch.full((64, 64, 3, 3), 0.01, device=device)
     return lambda: nn.functional.conv2d(image, weight, padding=1)
 
 
 def _conv(number: int, dtype: torch.dtype) -> nn.Conv2d:
-    """One of the convolutions, with weights that do not depend on the state of a generator."""
+    """One of the convolutions, with weights independent of the state of the global generator."""
     conv = cast(nn.Conv2d, nn.utils.skip_init(nn.Conv2d, **_CONVS[number]))
     draw = torch.Generator().manual_seed(number)
     with torch.no_grad():
@@ -332,7 +332,7 @@ def _check_chain(chain: nn.Module, number: int, backend: Backend, device: torch.
         norm = float(difference.norm() / reference.norm())
         worst = float(difference.abs().max() / reference.abs().max())
         most, most_worst = factor * tolerance.norm, factor * tolerance.worst
-        within = norm <= most and worst <= most_worst  # which no NaN is
+        within = norm <= most and worst <= most_worst  # False for NaN
         _check(
             within,
             f"{what} of the split of Conv2d({_CONVS[number]}) in {name_of(dtype)} on {device}: relative error "

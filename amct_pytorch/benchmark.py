@@ -38,50 +38,56 @@ def benchmark(
 ) -> BenchmarkReport:
     """Time a model and its decomposed form on a device, in turn, as wholes and layer by layer.
 
-    The two are timed in 25 pairs of groups of calls, in changing order, each group some milliseconds long and begun
-    with a cold cache. A speed-up is the median of the 25 ratios, with a bootstrap confidence interval of 99 %, so that
-    drift and interruptions of the machine hit both alike.
+    The two are timed in 25 pairs of groups of calls, in alternating order; each group lasts some milliseconds and
+    starts with a cold cache. The speed-up is the median of the 25 ratios, with a 99 % bootstrap confidence interval.
+    Pairing makes drift and interruptions of the machine affect both alike.
 
-    Both run in eval mode without gradients, under the process's own settings of precision, which the report names. A
-    layer is timed on random values of the shapes that reach it; layers that are alike are timed once. Weights do not
-    matter to the times, so a model from `decompose_network` will do.
+    Both run in eval mode without gradients, under the current precision settings of the process, which the report
+    lists. A layer is timed on random values of the shapes that reach it; identical layers are timed once. Times do not
+    depend on the weights, so a model from `decompose_network` will do.
 
     Parameters
     ----------
     original
-        The model before decomposition: a copy kept, since decomposition changes the model it is given.
+        The model before decomposition. Keep a copy, since decomposition changes the model it is given.
     decomposed
         The decomposed model.
     inputs
-        A tensor, a tuple of arguments, or a mapping of keywords; on any device.
+        A tensor, a tuple of positional arguments, or a mapping of keyword arguments; on any device.
     backend
         A name of `list_backends`, or a `Backend`.
     index
         Number of the device.
     batch_sizes
-        Numbers of samples to run at, made by repeating or cutting the inputs; by default as they are. One that does
-        not fit into the memory of the device is halved until it does, with a warning.
+        Numbers of samples per forward pass; the inputs are repeated or cut to each. By default the inputs are used as
+        they are. A batch that does not fit into the memory of the device is halved until it does, with a warning.
     dtypes
-        Floating-point types to run in; by default that of the original's weights.
+        Floating-point types of weights and inputs; by default the type of the original's weights.
     compiled
-        Measure compiled models and layers (`torch.compile`, on an NPU in graph mode) beside the eager ones. That
-        empties the caches of torch.compile, so models compiled before are compiled anew at their next call.
+        Also measure compiled models and layers (`torch.compile`; on an NPU, graph mode). This empties the caches of
+        torch.compile, so models compiled earlier are recompiled at their next call.
     progress
-        True draws a bar; a function is called with (done, total, what was measured).
+        True draws a bar; a function is called with (done, total, what was measured last).
 
     Returns
     -------
     BenchmarkReport
-        Models, inputs, random generators and settings are as they were.
+        Models, inputs, random generators and settings are left as they were.
 
     Raises
     ------
-    BackendUnavailable, ConfigError
-        There is no such device, or it does not have a type; a batch size is not possible.
+    BackendUnavailable
+        The backend is not installed, or has no usable device here.
+    ConfigError
+        The device does not support a type, or an argument has a wrong value; `ConfigTypeError` for a wrong type.
     ModelError, LayerError
         The two are not a model and its decomposed form.
-    InputsError, DeviceError
-        A model fails on the inputs, cannot be moved or compiled, or the memory of the device does not suffice.
+    InputsError
+        A model fails on the inputs.
+    DeviceError
+        A model cannot be copied, moved or compiled, or the device runs out of memory even at one sample.
+    MissingExtra
+        ``progress=True``, and tqdm is not installed.
     """
     chosen = backend_of(backend)
     device = chosen.device(index)

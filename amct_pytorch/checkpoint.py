@@ -1,13 +1,13 @@
-"""Checkpoints: a decomposed model in a directory, structure and weights together, checked before they are loaded.
+"""Checkpoints: structure and weights of a decomposed model in one directory, verified before they are loaded.
 
 ``decompose_info.json``
     The decomposition information file, as `decompose_network` reads it.
 ``weights.safetensors``, or ``weights.pt``
-    The state dict, every tensor once.
+    The state dict; tied tensors are stored once.
 ``plan.txt``, ``training.pt``
-    The plan's table, and the state of a training run, where they were given.
+    The plan's table, and the state of a training run, if they were given.
 ``manifest.json``
-    Size and SHA-256 of each of these, which names are tied, and versions.
+    Size and SHA-256 of each of these files, the names of tied tensors, and the versions of torch and this package.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ from .tensor_decompose.info_file.schema import dump, entries_of_chains
 from .tensor_decompose.model.layers import chains_of, check_model
 from .tensor_decompose.plan.plan import DecompositionPlan
 
+# Format and version that the manifest states: another version for every change that a reader must know of.
 _FORMAT, _VERSION = "amct_pytorch.checkpoint", 1
+
+# Names of the files of a checkpoint. The file of weights has one of two formats, and its suffix.
 _INFO, _PLAN, _TRAINING = "decompose_info.json", "plan.txt", "training.pt"
-_WEIGHTS = "weights"  # and a suffix for the format
+_WEIGHTS = "weights"  # without suffix
 _WEIGHT_FILES = frozenset({_WEIGHTS + SAFETENSORS, _WEIGHTS + TORCH})
 _FILES = frozenset({_INFO, _PLAN, _TRAINING, *_WEIGHT_FILES})
 
@@ -47,30 +50,31 @@ def save_decomposed(
     plan: DecompositionPlan | str | None = None,
     training_state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a decomposed model, all of it or nothing.
+    """Write a decomposed model to a directory, as a whole or not at all.
 
-    Everything is first written to a hidden directory beside the place, and is on the disk before a rename puts it
-    there. So an earlier checkpoint stays as it was after any error, and after a crash at any moment one can be loaded.
+    Everything is first written to a hidden directory beside the target and flushed to disk, then renamed. So an
+    earlier checkpoint is unchanged after any error, and after a crash at any moment a complete one can be loaded.
 
     Parameters
     ----------
     model
-        The model, on any device; of a DistributedDataParallel its ``module``, in one process of the group.
+        The model, on any device. For a DistributedDataParallel, pass its ``module``, in one process of the group.
     directory
-        Where to write. An earlier checkpoint is replaced, missing folders are made.
+        The directory to write. An earlier checkpoint is replaced; missing folders are created.
     plan
-        The plan that the model was made by, or its text: the table is written, for people to read later.
+        The plan that the model was decomposed by, or its text. Its table is stored for people to read.
     training_state
-        What belongs to these weights: ``{"optimizer": optimizer.state_dict(), "epoch": 3}``. Tensors, numbers, strings
-        and containers of them, so that `load_training_state` can read it without running code of the file.
+        The training state that belongs to these weights, such as
+        ``{"optimizer": optimizer.state_dict(), "epoch": 3}``: tensors, numbers, strings, and lists and dicts of them,
+        so that `load_training_state` can read it without running code from the file.
 
     Raises
     ------
     ModelError, LayerError
         The model is wrapped, on the meta device, or has a decomposed layer that was changed.
     ConfigError
-        The directory holds something other than a checkpoint, or the training state could not be read back;
-        `ConfigTypeError` where an argument is of the wrong type.
+        The directory contains something other than a checkpoint, or the training state contains an object that could
+        not be read back; `ConfigTypeError` for an argument of a wrong type.
     CheckpointAccessError
         The checkpoint cannot be written.
     """
@@ -98,32 +102,34 @@ def save_decomposed(
 def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, list[str]]]:
     """Give a model the structure and the weights of a checkpoint, in place.
 
-    Before anything is loaded the files are checked by their hashes, and structure and weights are compared with the
-    model.
+    Before anything is loaded, the files are verified by their hashes, and structure and weights are compared with
+    those of the model. After any error the model is as it was.
 
     Parameters
     ----------
     net
         The model before decomposition, or one that is decomposed as in the checkpoint; its weights do not matter.
     directory
-        Written by `save_decomposed`.
+        A directory written by `save_decomposed`.
 
     Returns
     -------
     model : torch.nn.Module
-        The model given, changed. Only where that is itself a `torch.nn.Conv2d` it is left alone, and a new module
-        returned. It computes what the model that was saved did, bit for bit on the same kind of device.
+        The model passed in, changed in place; for a model that is itself a `torch.nn.Conv2d`, a new module. Its
+        outputs are those of the saved model, bit for bit on the same kind of device.
     changes : dict
         See `decompose_network`.
 
     Raises
     ------
     CheckpointAccessError
-        There is no checkpoint, or it cannot be read.
+        The directory has no checkpoint, or it cannot be read.
     CheckpointError
-        It is damaged, or its weights are not of this model.
+        The checkpoint is damaged, or its weights do not fit this model.
     InfoFileError, LayerError, ModelError
-        Its structure is not of this model. After any error the model is as it was.
+        Its structure does not fit this model, or the model is wrapped or on the meta device.
+    ConfigError
+        The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     MissingExtra
         The weights are in safetensors, which is not installed.
     """
@@ -144,19 +150,21 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
 
 
 def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `save_decomposed` was given as training state; its tensors are on the CPU.
+    """The training state that `save_decomposed` stored, with its tensors on the CPU.
 
     Parameters
     ----------
     directory
-        Written by `save_decomposed`.
+        A directory written by `save_decomposed`.
 
     Raises
     ------
     CheckpointAccessError
-        There is no checkpoint, or it cannot be read.
+        The directory has no checkpoint, or it cannot be read.
     CheckpointError
-        It is damaged, or has no training state.
+        The checkpoint is damaged, or was saved without a training state.
+    ConfigError
+        The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     """
     place, manifest = _verified(directory)
     if _TRAINING not in manifest["files"]:
@@ -165,28 +173,28 @@ def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
-    """Whether there is a checkpoint in a directory, intact or not.
+    """Whether a directory contains a checkpoint, intact or not.
 
     Parameters
     ----------
     directory
-        Where `save_decomposed` would have written it.
+        The directory that was, or may have been, passed to `save_decomposed`.
 
     Raises
     ------
     ConfigError
-        This is no path; `ConfigTypeError` where it is of the wrong type.
+        The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     """
     return (_found(directory) / MANIFEST).is_file()
 
 
 def _found(directory: str | os.PathLike[str]) -> Path:
-    """Where the files of a checkpoint are, if there are any."""
+    """The folder with the files of a checkpoint, if it exists."""
     return current_folder(resolved(directory, "directory", "directory"))
 
 
 def _verified(directory: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """Where the checkpoint is, and its manifest; its files are whole, and those that a checkpoint has."""
+    """The folder of a checkpoint and its manifest, after every file has been verified."""
     place = _found(directory)
     manifest = read_manifest(place)
     path, files, tied = place / MANIFEST, manifest["files"].keys(), manifest.get("tied")

@@ -7,23 +7,23 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── LayerError (ValueError)              named layers are not what the operation needs
     ├── InputsError (ValueError)             the model cannot be run on the given inputs
     ├── ConfigError (ValueError)             a setting is wrong
-    │   └── ConfigTypeError (TypeError)      it is of the wrong type
+    │   └── ConfigTypeError (TypeError)      a setting has the wrong type
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
-    ├── PlanFileError (ValueError)           the content of a file of a plan or of settings is wrong
+    ├── PlanFileError (ValueError)           the content of a plan file or a settings file is wrong
     ├── PlanFileAccessError (OSError)        such a file cannot be read or written
-    ├── CheckpointError (ValueError)         a checkpoint is damaged, or not of this model
+    ├── CheckpointError (ValueError)         a checkpoint is damaged, or of another model
     ├── CheckpointAccessError (OSError)      a checkpoint cannot be read or written
     ├── MissingExtra (ImportError)           an optional dependency is not installed
-    ├── BackendUnavailable (RuntimeError)    there is no such device here
-    ├── DeviceError (RuntimeError)           the device cannot do what is asked of it
+    ├── BackendUnavailable (RuntimeError)    the backend or its device is not available here
+    ├── DeviceError (RuntimeError)           the device cannot do the work: memory, moving, compiling
     ├── ExportError (RuntimeError)           the model cannot be exported
-    ├── ExportAccessError (OSError)          what was exported cannot be written
+    ├── ExportAccessError (OSError)          exported files cannot be written
     ├── ReportAccessError (OSError)          a report cannot be written
     └── ProcessFailed (RuntimeError)         another process of the group failed, or is gone
 
-    AmctWarning (UserWarning)                worth knowing, but the result is right
+    AmctWarning (UserWarning)                worth knowing, but the result is correct
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 
+# Prefix of the paths of this package's source files.
 _PACKAGE = str(Path(__file__).parent) + os.sep
-_NAMED = 3  # of a long list of names, the first few show what it is about
+_NAMED = 3  # names that a message quotes from a list; the others it counts
 
 
 class AmctError(Exception):
@@ -45,7 +46,7 @@ class AmctError(Exception):
 
 
 class ModelError(AmctError, TypeError):
-    """The object given as model cannot be decomposed as a whole."""
+    """The object passed as the model is not a module, or one that cannot be processed as a whole."""
 
 
 class LayerError(AmctError, ValueError):
@@ -73,19 +74,19 @@ class InfoFileAccessError(AmctError, OSError):
 
 
 class InfoFileNotFound(InfoFileAccessError, FileNotFoundError):
-    """There is no decomposition information file at the given path."""
+    """The given path has no decomposition information file."""
 
 
 class PlanFileError(AmctError, ValueError):
-    """The content of a file of a plan, or of settings, is wrong; the message says where."""
+    """The content of a plan file or a settings file is wrong; the message says where."""
 
 
 class PlanFileAccessError(AmctError, OSError):
-    """A file of a plan, or of settings, cannot be read or written."""
+    """A plan file or a settings file cannot be read or written."""
 
 
 class CheckpointError(AmctError, ValueError):
-    """The content of a checkpoint is damaged, or does not fit the model; the message says which file or tensor."""
+    """A checkpoint is damaged, or does not fit the model; the message names the file or the tensor."""
 
 
 class CheckpointAccessError(AmctError, OSError):
@@ -93,56 +94,60 @@ class CheckpointAccessError(AmctError, OSError):
 
 
 class MissingExtra(AmctError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed; the message names the extra that installs it."""
 
 
 class BackendUnavailable(AmctError, RuntimeError):
-    """A backend is not installed, or there is no device for it here; the message says why."""
+    """A backend is not installed, or has no usable device here; the message says why."""
 
 
 class DeviceError(AmctError, RuntimeError):
-    """A device cannot do what is asked of it: its memory does not suffice, or a model cannot be moved or compiled."""
+    """A device cannot do the work: it runs out of memory, or a model cannot be moved to it or compiled for it."""
 
 
 class ExportError(AmctError, RuntimeError):
-    """A model cannot be exported; the message gives the exporter's reason, and the layer where it is known."""
+    """A model cannot be exported; the message has the exporter's reason, and the name of the layer if known."""
 
 
 class ExportAccessError(AmctError, OSError):
-    """What was exported cannot be written where it was asked for."""
+    """Exported files cannot be written to the given path."""
 
 
 class ReportAccessError(AmctError, OSError):
-    """A report, or a picture of it, cannot be written where it was asked for."""
+    """A report, or a picture of it, cannot be written to the given path."""
 
 
 class ProcessFailed(AmctError, RuntimeError):
-    """Another process of the group has failed, with its message, or is gone. Nothing was changed here either."""
+    """Another process of the group failed, with its message, or ended. Nothing was changed in this process either."""
 
 
 RankFailed = ProcessFailed
-"""The former name of `ProcessFailed`, for code that was written with it."""
+"""The former name of `ProcessFailed`, kept for existing code."""
 
 
 class AmctWarning(UserWarning):
-    """Something the user should know; the result is right all the same."""
+    """Something the user should know; the result is still correct."""
 
 
 def warn_user(text: str) -> None:
-    """Give an `AmctWarning` that points at the line of the user's which called into this package.
+    """Issue an `AmctWarning` attributed to the line of user code that called into this package.
 
-    A backend gives its warnings by it too. Its own lines are no user's line either: those of the package of whoever
-    calls this are passed over like those of this one.
+    Backends use it too: frames of the caller's package are skipped like frames of this package.
+
+    Parameters
+    ----------
+    text
+        The message.
     """
     entered = sys._getframe(1)
-    giver = _package_of(entered)
+    caller_package = _package_of(entered)
     frame: FrameType | None = entered
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_PACKAGE) or _package_of(frame) == giver:
+        if frame.f_code.co_filename.startswith(_PACKAGE) or _package_of(frame) == caller_package:
             entered = frame
         frame = frame.f_back
     user = entered.f_back or entered
-    while user.f_code.co_filename == contextlib.__file__ and user.f_back:  # a with statement of the user's
+    while user.f_code.co_filename == contextlib.__file__ and user.f_back:  # the call is a with statement in user code
         user = user.f_back
     warnings.warn_explicit(
         text,
@@ -155,11 +160,17 @@ def warn_user(text: str) -> None:
 
 
 def _package_of(frame: FrameType) -> str | None:
-    """The package that a frame's code is in; the module where that is in none."""
+    """The package of a frame's code; for a module outside of any package, the module."""
     return frame.f_globals.get("__package__") or frame.f_globals.get("__name__")
 
 
 def listed(names: Collection[str]) -> str:
-    """The first few of some names, and how many more there are, for a message."""
+    """The first few names, quoted, and the number of the others, for a message.
+
+    Parameters
+    ----------
+    names
+        In the order to be shown.
+    """
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(map(repr, list(names)[:_NAMED])) + more

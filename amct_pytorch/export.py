@@ -1,4 +1,4 @@
-"""Export a model as one ONNX file, and compare what onnxruntime computes with it to what PyTorch does."""
+"""Export a model as one ONNX file, and compare its outputs in onnxruntime with those in PyTorch."""
 
 from __future__ import annotations
 
@@ -31,41 +31,48 @@ def export_onnx(
     """Write a model as one ONNX file, and compare its outputs in onnxruntime with those of PyTorch.
 
     The model is exported in eval mode, with weights and inputs converted to float32. The file is put into place only
-    when it is complete: after an error or an interrupt there is the earlier file, or none.
+    when it is complete: after an error or an interrupt, a file that existed before is unchanged.
 
     Parameters
     ----------
     model
         A decomposed model, or any other; on any device.
     inputs
-        A tensor, a tuple of arguments, or a mapping of keywords. Floating-point tensors are converted to float32.
+        A tensor, a tuple of positional arguments, or a mapping of keyword arguments.
     path
-        Where to write the file. One that is there is replaced, missing folders are made.
+        The file to write. An existing file is replaced; missing folders are created.
     dynamic_batch
-        Leave the number of samples open, in every input tensor whose first axis is as long as that of the first. It
-        is checked with the number of the inputs, 1, and 8, or with those that are listed.
+        Make the number of samples dynamic: the first axis of every input that has as many samples as the first input.
+        True checks the file with the number of samples of the inputs, with 1 and with 8; a list gives the numbers to
+        check with.
     dynamic_image_size
-        Leave height and width open, in every (N, C, H, W) input of the same height and width as the first. It is
-        checked with the size of the inputs and twice that, or with the listed sizes (height, width) in pixels.
+        Make height and width dynamic in every (N, C, H, W) input that has the size of the first one. True checks the
+        file with the size of the inputs and with twice that; a list gives the sizes (height, width), in pixels, to
+        check with.
     opset
-        Version of the ONNX operators. ATC reads up to 18.
+        Version of the ONNX operators. ATC reads versions up to 18.
 
     Returns
     -------
     ExportReport
-        What was written, and how far the outputs differ. Check its ``ok``, which is False where they differ too much,
-        as with a model that draws random numbers in eval mode. Model, inputs and random generators are as they were.
+        What was written, and how far the outputs differ. Check its ``ok``: it is False if they differ too much, as for
+        a model that draws random numbers in eval mode. Model, inputs and random generators are left as they were.
 
     Raises
     ------
     MissingExtra
         The extra ``export`` is not installed.
-    ConfigError, ModelError
-        A setting is wrong, of the wrong type with `ConfigTypeError`, or this is no model.
-    InputsError, DeviceError
-        The model fails on the inputs, these hold NaN, or the model cannot be copied to the host.
+    ConfigError
+        An argument has a wrong value; `ConfigTypeError` for a wrong type.
+    ModelError
+        The model is not a `torch.nn.Module`, was made by torch.jit, or has uninitialised parameters.
+    InputsError
+        The inputs contain NaN or infinity, or the model fails on them.
+    DeviceError
+        The model cannot be copied to the host.
     ExportError
-        ONNX has no operator for what the model does; the message names operator and layer.
+        ONNX has no operator for something that the model does (the message names operator and layer), or onnxruntime
+        cannot run the file.
     ExportAccessError
         The file cannot be written.
     """

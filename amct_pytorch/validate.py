@@ -1,4 +1,4 @@
-"""Whether a device computes a decomposed model right, and what the decomposition cost."""
+"""Whether a device computes a decomposed model correctly, and how much accuracy the decomposition cost."""
 
 from __future__ import annotations
 
@@ -30,42 +30,49 @@ def validate(
     dtypes: Sequence[torch.dtype] | None = None,
     progress: bool | Report = False,
 ) -> ValidationReport:
-    """Run a model and its decomposed form on a device, layer by layer and as wholes.
+    """Run a model and its decomposed form on a device, and compare them layer by layer and as wholes.
 
-    Each decomposed layer gets the input that reaches its place in the original model. What it makes of it on the
-    device is compared with float64 on the host (is the device right?), and with the response of the original layer
-    (what did the decomposition cost?). Settings that trade precision for speed, such as TF32 and HF32, are off.
+    Each decomposed layer is run on the input that reaches its place in the original model. Its response on the device
+    is compared with the same layer in float64 on the host (is the device correct?), and with the response of the
+    original layer (what did the decomposition cost?). Settings that trade precision for speed, such as TF32 and HF32,
+    are off.
 
     Parameters
     ----------
     original
-        The model before decomposition: a copy kept, since decomposition changes the model it is given.
+        The model before decomposition. Keep a copy, since decomposition changes the model it is given.
     decomposed
         The decomposed model, with its weights.
     inputs
-        A tensor, a tuple of arguments, or a mapping of keywords; on any device.
+        A tensor, a tuple of positional arguments, or a mapping of keyword arguments; on any device.
     backend
         A name of `list_backends`, or a `Backend`.
     index
         Number of the device.
     dtypes
-        Floating-point types to run in; by default that of the original's weights.
+        Floating-point types of weights and inputs; by default the type of the original's weights.
     progress
         True draws a bar; a function is called with (done, total, layer name).
 
     Returns
     -------
     ValidationReport
-        Models, inputs, random generators and settings are as they were.
+        Models, inputs, random generators and settings are left as they were.
 
     Raises
     ------
-    BackendUnavailable, ConfigError
-        There is no such device, or it does not have a type.
+    BackendUnavailable
+        The backend is not installed, or has no usable device here.
+    ConfigError
+        The device does not support a type, or an argument has a wrong value; `ConfigTypeError` for a wrong type.
     ModelError, LayerError
         The two are not a model and its decomposed form.
-    InputsError, DeviceError
-        A model fails on the inputs, cannot be moved, or the memory of the device does not suffice.
+    InputsError
+        The inputs contain NaN or infinity, or a model fails on them.
+    DeviceError
+        A model cannot be copied or moved, or the device runs out of memory.
+    MissingExtra
+        ``progress=True``, and tqdm is not installed.
     """
     chosen = backend_of(backend)
     device = chosen.device(index)

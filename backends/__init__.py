@@ -1,1 +1,1 @@
-"""The backends that come with amct_pytorch, found by their entry points: nothing imports this package by name."""
+"""The backends shipped with amct_pytorch. They are found by their entry points; nothing imports them by name."""

@@ -1,4 +1,4 @@
-"""What the backends share whose torch module has the interface of torch.cuda."""
+"""Base of the backends whose torch module has the interface of torch.cuda."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from amct_pytorch.backend import Backend, PeakMemory
 
 
 class AcceleratorBackend(Backend):
-    """Timing by events on the device's own clock, and memory by the statistics of its caching allocator."""
+    """Times by events on the device's clock, and memory by the statistics of its caching allocator."""
 
     @property
     def module(self) -> Any:
-        """The torch module of the device: torch.cuda, torch.npu."""
+        """The torch module of the device type, such as torch.cuda or torch.npu."""
         return getattr(torch, self.name)
 
     def synchronize(self, device: torch.device) -> None:
-        """Wait for every stream of the device."""
+        """Wait for all streams of the device."""
         self.module.synchronize(device)
 
     def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
-        """Seconds a call, between two events of the current stream."""
+        """Mean seconds per call, between two events of the current stream."""
         with self.module.device(device):
             begin, end = self.module.Event(enable_timing=True), self.module.Event(enable_timing=True)
             self.module.synchronize(device)
@@ -32,14 +32,14 @@ class AcceleratorBackend(Backend):
             for _ in range(calls):
                 fn()
             end.record()
-            # Also for work that fn put on other streams.
+            # Waits for work on other streams too.
             self.module.synchronize(device)
             milliseconds: float = begin.elapsed_time(end)
         return milliseconds / 1e3 / calls
 
     @contextlib.contextmanager
     def peak_memory(self, device: torch.device) -> Iterator[PeakMemory]:
-        """Watch the memory that the caching allocator hands out, workspaces of operators included."""
+        """Measure the memory that the caching allocator hands out, including workspaces of operators."""
         peak = PeakMemory()
         self.module.synchronize(device)
         self.module.reset_peak_memory_stats(device)
@@ -49,6 +49,6 @@ class AcceleratorBackend(Backend):
         peak.bytes = max(self.module.max_memory_allocated(device) - before, 0)
 
     def release_memory(self, device: torch.device) -> None:
-        """Give back what the caching allocator holds ready."""
+        """Free the unused memory that the caching allocator has reserved."""
         with self.module.device(device):
             self.module.empty_cache()

@@ -1,4 +1,4 @@
-"""The host's own processor."""
+"""The processor of the host."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 from amct_pytorch.backend import Backend, DeviceInfo, PeakMemory, Tolerance
 
-# Vector or matrix instructions for a type, as /proc/cpuinfo names them on x86 and on Arm.
+# Vector or matrix instructions for a type, by their flags in /proc/cpuinfo on x86 and Arm.
 _INSTRUCTIONS = {
     torch.bfloat16: {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"},
     torch.float16: {"avx512_fp16", "amx_fp16", "fphp", "asimdhp"},
 }
 
-# Between the two convolutions and after them responses are rounded to the type; sums are in float32. Four times the
-# largest errors that were measured.
+# Four times the largest errors measured. Responses are rounded to the type after each convolution; half-precision types
+# are summed in float32.
 _TOLERANCES = {
     torch.float64: Tolerance(norm=1e-14, worst=1e-13),
     torch.float32: Tolerance(norm=4e-6, worst=2e-5),
@@ -34,15 +34,15 @@ _TOLERANCES = {
 
 
 class CpuBackend(Backend):
-    """The host's processor: every type computes, those without instructions of their own slowly."""
+    """The host's processor: it computes in every type, slowly in those without native instructions."""
 
     name = "cpu"
 
     def unavailable_reason(self) -> None:
-        """Never: there is always one."""
+        """None: a host always has a processor."""
 
     def devices(self) -> Sequence[DeviceInfo]:
-        """The one processor, however many sockets it has."""
+        """One device, however many sockets the host has."""
         facts = _cpuinfo()
         flags = set(facts.get("flags", facts.get("Features", "")).split())
         return [
@@ -60,15 +60,15 @@ class CpuBackend(Backend):
         ]
 
     def device(self, index: int = 0) -> torch.device:
-        """Device "cpu", which torch does not number."""
+        """The device "cpu", which has no index in torch."""
         self.check_index(index)
         return torch.device("cpu")
 
     def synchronize(self, device: torch.device) -> None:
-        """Nothing to wait for: a call returns when it is done."""
+        """Do nothing, as every call returns when it has finished."""
 
     def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
-        """Seconds a call, by the monotonic clock."""
+        """Mean seconds per call, by the monotonic clock."""
         start = time.perf_counter()
         for _ in range(calls):
             fn()
@@ -76,9 +76,9 @@ class CpuBackend(Backend):
 
     @contextlib.contextmanager
     def peak_memory(self, device: torch.device) -> Iterator[PeakMemory]:
-        """Watch the memory of the tensors that are made; scratch memory inside of an operator is not seen.
+        """Measure the memory of newly allocated tensors; scratch memory inside an operator is not included.
 
-        Compiled code is run operator by operator meanwhile.
+        Compiled code runs operator by operator during the block.
         """
         peak = PeakMemory()
         with _TensorMemory() as watched:
@@ -87,8 +87,8 @@ class CpuBackend(Backend):
 
     @contextlib.contextmanager
     def exact_numerics(self, device: torch.device) -> Iterator[None]:
-        """No bfloat16 or TF32 inside of float32 convolutions and products."""
-        # Since 2.9 torch has a switch for each kind of operator; before there was one, for products only.
+        """Disable bfloat16 and TF32 inside float32 convolutions and matrix products."""
+        # torch has a switch for each kind of operator from 2.9 on; earlier only one, for matrix products.
         operators: list[Any] = [getattr(torch.backends.mkldnn, kind, None) for kind in ("conv", "matmul")]
         switches = [operator for operator in operators if hasattr(operator, "fp32_precision")]
         before = [switch.fp32_precision for switch in switches]
@@ -106,15 +106,15 @@ class CpuBackend(Backend):
                 torch.set_float32_matmul_precision(products)
 
     def rank_multiple(self, dtype: torch.dtype) -> int:
-        """Channels in a block of oneDNN's formats: a vector of float32, whatever the type."""
+        """Channels in a block of oneDNN's memory formats: a vector of float32, for every type."""
         return 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
 
     def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
-        """Sums are in float32 for the half-precision types."""
+        """Four times the largest errors measured; half-precision types are summed in float32."""
         return _TOLERANCES[dtype]
 
     def settings(self, device: torch.device) -> dict[str, str]:
-        """Threads, and the precision of float32 products and convolutions."""
+        """Threads, oneDNN, denormals, and the precision of float32 convolutions and matrix products."""
         settings = {
             "threads": str(torch.get_num_threads()),
             "oneDNN": str(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
@@ -128,14 +128,14 @@ class CpuBackend(Backend):
         return settings | ({"ONEDNN_DEFAULT_FPMATH_MODE": fast_math} if fast_math else {})
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Torch raises a plain RuntimeError here, Python a MemoryError."""
+        """On the CPU torch raises a plain RuntimeError, and Python a MemoryError."""
         if isinstance(error, MemoryError):
             return True
         return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 class _TensorMemory(TorchDispatchMode):
-    """Counts the bytes of the storages that operators make, until they are freed."""
+    """Counts the bytes of the storages that operators allocate, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -163,7 +163,7 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first processor; empty elsewhere."""
+    """The entries of /proc/cpuinfo for the first processor; empty on systems other than Linux."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -180,7 +180,7 @@ def _total_memory() -> int:
 
 
 def _cache() -> int:
-    """Bytes of the last-level cache; 0 where Linux does not say."""
+    """Size of the last-level cache in bytes; 0 if the system does not report it."""
     sizes = []
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with contextlib.suppress(OSError, ValueError):

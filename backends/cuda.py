@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through torch.cuda; AMD's through ROCm answer to the same names."""
+"""NVIDIA GPUs through torch.cuda, and AMD GPUs through ROCm, which has the same interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amct_pytorch.backend import DeviceInfo, Tolerance
 
 from .accelerator import AcceleratorBackend
 
-# As on the CPU, with sums in another order.
+# As on the CPU; wider for float64 and float32, which are summed in another order.
 _TOLERANCES = {
     torch.float64: Tolerance(norm=1e-13, worst=1e-12),
     torch.float32: Tolerance(norm=1e-5, worst=5e-5),
@@ -24,7 +24,7 @@ _TOLERANCES = {
 
 
 class CudaBackend(AcceleratorBackend):
-    """GPUs: every type computes; tensor cores take bfloat16 from sm_80 on, float16 from sm_70 on."""
+    """GPUs: they compute in every type; tensor cores support float16 from sm_70 on, bfloat16 from sm_80 on."""
 
     name = "cuda"
 
@@ -36,23 +36,23 @@ class CudaBackend(AcceleratorBackend):
             if torch.cuda.is_available():
                 return None
             torch.cuda.init()
-        except Exception as error:  # the driver's own words, of whatever type
+        except Exception as error:  # the driver raises various types
             return f"{error}: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
         return "torch sees no GPU: check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
 
     def devices(self) -> Sequence[DeviceInfo]:
-        """The GPUs that CUDA_VISIBLE_DEVICES lets through."""
+        """The GPUs visible under CUDA_VISIBLE_DEVICES."""
         return [_info(self.name, index) for index in range(torch.cuda.device_count())]
 
     @contextlib.contextmanager
     def exact_numerics(self, device: torch.device) -> Iterator[None]:
-        """TF32 off, and no half-precision sums inside of half-precision products."""
+        """Disable TF32, and half-precision accumulation in half-precision matrix products."""
         matmul = torch.backends.cuda.matmul
         switches: list[tuple[Any, str, object]] = [
             (matmul, "allow_fp16_reduced_precision_reduction", False),
             (matmul, "allow_bf16_reduced_precision_reduction", False),
         ]
-        # Since 2.9 torch has a switch for each operator, and refuses to read the old ones where they disagree.
+        # torch has a switch for each operator from 2.9 on, and refuses to read the old ones if those disagree.
         if hasattr(torch.backends.cudnn, "conv"):
             operators = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn, matmul]
             switches += [(operator, "fp32_precision", "ieee") for operator in operators]
@@ -63,20 +63,20 @@ class CudaBackend(AcceleratorBackend):
 
     @contextlib.contextmanager
     def prepared(self, device: torch.device) -> Iterator[None]:
-        """Let cuDNN try its algorithms out for each shape: original and decomposed each get their best."""
+        """Let cuDNN choose its fastest algorithm for each shape, for original and decomposed layers alike."""
         with _switched([(torch.backends.cudnn, "benchmark", True)]):
             yield
 
     def rank_multiple(self, dtype: torch.dtype) -> int:
-        """Channels that tensor cores take at once: 16 bytes of them, and 8 at least."""
+        """Channels in a tile of the tensor cores: 16 bytes, and at least 8 channels."""
         return max(8, 16 // dtype.itemsize)
 
     def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
-        """Sums are in float32 for the half-precision types."""
+        """As on the CPU; wider for float64 and float32, which are summed in another order."""
         return _TOLERANCES[dtype]
 
     def settings(self, device: torch.device) -> dict[str, str]:
-        """TF32, and how cuDNN chooses its algorithms."""
+        """TF32, half-precision accumulation, and how cuDNN chooses its algorithms."""
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         if hasattr(cudnn, "conv"):
             tf32 = {"fp32 conv": cudnn.conv.fp32_precision, "fp32 matmul": matmul.fp32_precision}
@@ -94,7 +94,7 @@ class CudaBackend(AcceleratorBackend):
 
 @contextlib.contextmanager
 def _switched(switches: Sequence[tuple[Any, str, object]]) -> Iterator[None]:
-    """Set attributes during a block, and set them back when it ends."""
+    """Set attributes during a block, and restore them when it ends."""
     before = [getattr(holder, key) for holder, key, _ in switches]
     try:
         for holder, key, value in switches:
@@ -129,7 +129,7 @@ def _info(backend: str, index: int) -> DeviceInfo:
 
 
 def _driver() -> str | None:
-    """Version of the kernel's driver, as Linux gives it."""
+    """Version of the kernel driver; None on systems other than Linux."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:

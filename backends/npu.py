@@ -1,4 +1,4 @@
-"""Ascend NPUs through torch_npu, which is imported only when this backend is asked for."""
+"""Ascend NPUs through torch_npu, which is imported only when this backend is used."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from amct_pytorch.errors import DeviceError, warn_user
 
 from .accelerator import AcceleratorBackend
 
-# By what torch.npu.get_device_name() says. A bare "Ascend910B" is an older chip than the Ascend910B1 to B4.
+# Patterns of torch.npu.get_device_name(), and the family of each. A bare "Ascend910B" is an older, unsupported chip.
 _FAMILIES = [
     (r"Ascend910B\d", "Atlas A2"),
     (r"Ascend910_93", "Atlas A3"),
     (r"Ascend950", "Ascend 950"),
 ]
 
-# As on a GPU: the same formats, and sums in float32 in an order of the device's own.
+# As on a GPU: the same number formats, and float32 sums in another order.
 _TOLERANCES = {
     torch.float32: Tolerance(norm=1e-5, worst=5e-5),
     torch.float16: Tolerance(norm=2e-3, worst=1e-2),
     torch.bfloat16: Tolerance(norm=1.5e-2, worst=6e-2),
 }
 
-# HF32 rounds the operands of float32 products to 11 significant bits, as many as float16 has.
+# HF32 rounds the operands of float32 products to 11 significant bits, the precision of float16.
 _HF32_TOLERANCE = _TOLERANCES[torch.float16]
 
-# Relative errors of a product between these two are what HF32 gives; float32 stays far below the first.
+# Range of the relative error of a product in HF32; that of a product in float32 is far below it.
 _HF32_ERRORS = (1e-5, 5e-3)
 
-# What stands before the message of an import that fails, by a sign in that message.
+# Explanation of a failed import of torch_npu, by a text in the message of the exception.
 _IMPORT_FAILURES = [
     ("Two accelerators", "torch sees another accelerator, and torch_npu shares a process with none: install a CPU "
      "build of torch, or hide the other one (CUDA_VISIBLE_DEVICES= for GPUs)"),
@@ -53,7 +53,7 @@ _IMPORT_FAILURES = [
     ("undefined symbol", "torch, torch_npu and CANN do not fit each other: install versions that do"),
 ]  # fmt: skip
 
-# Unless it is 0, `import torch` imports torch_npu where that is installed.
+# Environment variable: unless it is 0, `import torch` imports an installed torch_npu.
 _AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
@@ -61,7 +61,7 @@ class NpuBackend(AcceleratorBackend):
     """Atlas A2, Atlas A3 and Ascend 950: convolutions in float16, bfloat16 and float32, contiguous NCHW."""
 
     name = "npu"
-    channels_last = False  # torch_npu refuses to lay tensors out so
+    channels_last = False  # torch_npu does not support the format
 
     def unavailable_reason(self) -> str | None:
         """What is missing: torch_npu, a torch of its version, CANN, the driver, or a device."""
@@ -72,12 +72,12 @@ class NpuBackend(AcceleratorBackend):
         return _why_not_loaded() or _why_no_device()
 
     def devices(self) -> Sequence[DeviceInfo]:
-        """The NPUs that ASCEND_RT_VISIBLE_DEVICES lets through."""
+        """The NPUs visible under ASCEND_RT_VISIBLE_DEVICES."""
         return [_info(self.name, index) for index in range(self.module.device_count())]
 
     @contextlib.contextmanager
     def exact_numerics(self, device: torch.device) -> Iterator[None]:
-        """HF32 off, but for the convolutions of a device that has nothing else, of which a warning says so."""
+        """Disable HF32, except for convolutions on a device that supports nothing else; a warning then says so."""
         with self._without_hf32():
             if self._only_hf32(device):
                 self.module.conv.allow_hf32 = True
@@ -97,16 +97,16 @@ class NpuBackend(AcceleratorBackend):
 
     @functools.cached_property
     def _hf32_found(self) -> dict[torch.device, str | None]:
-        """By device, how it was seen to convolve float32 in HF32 only; None where it does not."""
+        """Why a device is known to convolve float32 in HF32 only, by device; None if it does not."""
         return {}
 
     def _only_hf32(self, device: torch.device) -> bool:
-        """Whether a float32 convolution fails, or comes out in HF32, although that is switched off. Tried out once."""
+        """Whether a float32 convolution with HF32 disabled fails, or is computed in HF32 anyway. Probed once."""
         if device not in self._hf32_found:
             try:
                 with self._without_hf32():
                     how = self._how_only_hf32(device)
-            except RuntimeError:  # with HF32 too, for lack of memory or so: the next convolution raises it again
+            except RuntimeError:  # fails with HF32 too, for example out of memory: the next convolution raises it
                 return False
             self._hf32_found[device] = how
             if how is not None:
@@ -114,7 +114,7 @@ class NpuBackend(AcceleratorBackend):
         return self._hf32_found[device] is not None
 
     def _how_only_hf32(self, device: torch.device) -> str | None:
-        """In words how a float32 convolution with HF32 switched off is seen to be one in HF32; None where it is not."""
+        """The symptom that a float32 convolution with HF32 disabled is one in HF32, as text; None if it is not."""
         image, weight = _known_values(1, 64, 8, 8), _known_values(64, 64, 1, 1)
         try:
             found = _error_of_conv(image, weight, device)
@@ -129,7 +129,7 @@ class NpuBackend(AcceleratorBackend):
 
     @contextlib.contextmanager
     def prepared(self, device: torch.device) -> Iterator[None]:
-        """No operator compiled at run time, and no internal formats, in which weights would be recast as they move."""
+        """Disable compilation of operators at run time, and internal formats, to which moved weights are converted."""
         compiles, recasts = not self.module.is_jit_compile_false(), _internal_format()
         try:
             if compiles:
@@ -147,8 +147,8 @@ class NpuBackend(AcceleratorBackend):
     def fallbacks(self) -> Iterator[list[str]]:
         """The operators that torch_npu reports as run on the CPU.
 
-        It reports each once per process, and by standard error, past Python's warnings. What is written there
-        during the block appears when it ends. Nothing is seen where TORCH_CPP_LOG_LEVEL is above WARNING.
+        torch_npu reports each operator once per process, on standard error, not by Python's warnings. Output to
+        standard error during the block appears when it ends. With TORCH_CPP_LOG_LEVEL above WARNING the list is empty.
         """
         names: list[str] = []
         with _written_to_standard_error() as written:
@@ -158,11 +158,11 @@ class NpuBackend(AcceleratorBackend):
                 names.extend(name for name in re.findall(r"aten::[\w.]+", line) if name not in names)
 
     def rank_multiple(self, dtype: torch.dtype) -> int:
-        """Side of the cube unit's blocks: 16, and 32 along the sums of int8."""
+        """Side of the cube unit's blocks: 16, or 32 along the summed axis of int8."""
         return 32 if dtype == torch.int8 else 16
 
     def tolerance(self, dtype: torch.dtype, device: torch.device) -> Tolerance:
-        """Sums are in float32; float32 itself is HF32 where the device can do no better."""
+        """As on a GPU; for float32 that of HF32, if the device has no other convolution."""
         if dtype == torch.float32 and self._only_hf32(device):
             return _HF32_TOLERANCE
         return _TOLERANCES[dtype]
@@ -195,14 +195,20 @@ class NpuBackend(AcceleratorBackend):
         return cast(Callable[..., object], torch.compile(model, backend=backend))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Torch's own class, or torch_npu's words in a RuntimeError."""
+        """An OutOfMemoryError of torch, or a RuntimeError with torch_npu's message."""
         return super().is_out_of_memory(error) or (
             isinstance(error, RuntimeError) and "NPU out of memory" in str(error)
         )
 
 
 def family_of(name: str) -> str:
-    """The family that a chip belongs to by its name."""
+    """The family of a chip.
+
+    Parameters
+    ----------
+    name
+        Name of the chip, from torch.npu.get_device_name().
+    """
     for pattern, family in _FAMILIES:
         if re.match(pattern, name):
             return family
@@ -210,7 +216,7 @@ def family_of(name: str) -> str:
 
 
 def _why_not_loaded() -> str | None:
-    """Import torch_npu, and say why that cannot be. The environment is as it was, also of a success."""
+    """Import torch_npu, and return why that fails, or None. The environment variables are left as they were."""
     if "torch_npu" in sys.modules:
         return None
     if importlib.util.find_spec("torch_npu") is None:
@@ -245,13 +251,13 @@ def _why_no_device() -> str | None:
     try:
         module = cast(Any, torch).npu
         return None if module.is_available() and module.device_count() > 0 else f"torch_npu sees no NPU: {advice}"
-    except Exception as error:  # the driver's own words, of whatever type
+    except Exception as error:  # the driver raises various types
         return f"torch_npu fails to look for an NPU: {error}: {advice}"
 
 
 @contextlib.contextmanager
 def _written_to_standard_error() -> Iterator[bytearray]:
-    """What the process writes to standard error during a block, by any language; it is passed on when that ends."""
+    """What the process writes to standard error during a block, C++ code included; passed on when the block ends."""
     written = bytearray()
     try:
         original = os.dup(2)
@@ -289,13 +295,13 @@ def _restore_environment(before: dict[str, str], only: str | None = None) -> Non
 
 
 def _release(version: str) -> str:
-    """The leading 2.13.0 of 2.13.0.post1+cpu."""
+    """The release of a version: 2.13.0 of 2.13.0.post1+cpu."""
     match = re.match(r"\d+(?:\.\d+){0,2}", version)
     return match.group() if match else version
 
 
 def _internal_format() -> bool:
-    """Whether torch_npu may keep weights in formats of the chip's; there is no public way to ask."""
+    """Whether torch_npu may store weights in internal formats of the chip; torch_npu has no public function for it."""
     value = sys.modules["torch_npu"]._C._npu_getOption("ALLOW_INTERNAL_FORMAT")
     return value is not None and value.decode() == "enable"
 
@@ -320,7 +326,7 @@ def _info(backend: str, index: int) -> DeviceInfo:
     dtypes = (torch.float32, torch.float16) + ((torch.bfloat16,) if module.is_bf16_supported() else ())
     versions = {"torch": torch.__version__, "torch_npu": sys.modules["torch_npu"].__version__}
     for library in ("CANN", "DRIVER"):
-        with contextlib.suppress(Exception):  # an older torch_npu does not say, and a broken installation fails to
+        with contextlib.suppress(Exception):  # unknown to an older torch_npu, and fails with a broken installation
             versions[library.replace("DRIVER", "driver")] = module.utils.get_cann_version(library)
     return DeviceInfo(
         backend=backend,

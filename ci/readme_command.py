@@ -1,4 +1,4 @@
-"""Print the n-th block of shell commands in README.md."""
+"""Print the n-th block of shell commands in README.md, counted from 1."""
 
 import re
 import sys

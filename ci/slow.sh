@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The slow tests: models that nobody here wrote, several processes, the real torch_npu, and the tools.
+# The slow tests: models of other libraries, several processes, the real torch_npu, and the tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . .venv/bin/activate

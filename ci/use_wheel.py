@@ -1,4 +1,4 @@
-"""The two flows with nothing but the installed library: no extra, no file of the repository."""
+"""Both flows with the installed library alone: without extras, and without files of the repository."""
 
 import copy
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the wheel, install it alone, and use it from an empty folder.
+# Build the wheel, install it without extras, and use it from an empty folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)

@@ -1,4 +1,4 @@
-"""What every test begins with: one thread, a known seed, and hypothesis that draws the same examples in each run."""
+"""The common set-up of all tests: one thread, a fixed seed, and the same hypothesis examples in every run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _one_thread_and_a_seed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def onnx_operators_read_once() -> Iterator[None]:
-    """Keep torch.onnx from reading its library of operators anew in each export, which takes half of the time."""
+    """Let torch.onnx read its operator library once instead of at every export, which would take half of the time."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,8 @@
-"""Networks written by others, scaled down: a table of what to build and what to feed it.
+"""Networks of other libraries, scaled down: a table of their classes, settings and inputs.
 
-Every network is a class of ``transformers`` or ``diffusers`` with random weights, so nothing is downloaded. Widths lie
-mostly between 64 and 256 channels: wide enough for the convolutions to be eligible, narrow enough for a decomposition
-to take no time.
+Every network is a class of ``transformers`` or ``diffusers`` with random weights, so nothing is downloaded. Widths are
+mostly between 64 and 256 channels: wide enough for the convolutions to be eligible, narrow enough for a fast
+decomposition.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Architecture:
     Parameters
     ----------
     name : str
-        What the test is called.
+        Name of the test case.
     model : str
         Full name of the class; the packages are optional, so that nothing is imported before `build`.
     arguments : mapping
-        Arguments of the forward by name: a shape stands for noise of that shape, anything else for itself.
+        Arguments of the forward by name: a shape means noise of that shape, anything else is passed as it is.
     settings : mapping
-        Arguments of the class, or of its configuration class where it has one.
+        Arguments of the configuration class, or of the class itself if it has none.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Architecture:
     settings: Mapping[str, Any]
 
     def build(self) -> nn.Module:
-        """The network, with weights from the global generator."""
+        """The network, with weights drawn from the global generator."""
         model = resolve_name(self.model)
-        settings = copy.deepcopy(dict(self.settings))  # configurations change the lists and dictionaries given to them
+        settings = copy.deepcopy(dict(self.settings))  # configurations modify the lists and dicts passed to them
         network = model(model.config_class(**settings)) if hasattr(model, "config_class") else model(**settings)
         return _with_variance_kept(network)
 
@@ -61,10 +61,10 @@ def _noise(*shape: int, seed: int) -> Tensor:
 
 
 def _with_variance_kept(network: nn.Module) -> nn.Module:
-    """The network with weights under which convolutions keep the variance of what they are given.
+    """The network with weights under which convolutions preserve the variance of their inputs.
 
-    Several libraries start from weights so small, or even zero, that the image has no bearing on the output
-    until the network is trained. Any decomposition of such a network would look perfect.
+    Several libraries initialise weights so small, or to zero, that the output does not depend on the image until the
+    network is trained. Any decomposition of such a network would look perfect.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -300,7 +300,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
          num_embeddings=32, latent_channels=32, num_patches=16, base_channels=64, channel_multiplier=[1, 2],
          num_res_blocks=1),
 
-    # Diffusion: the networks that take noise away, and what steers them.
+    # Diffusion: denoising networks, and the networks that condition them.
     _net("unet", "diffusers.UNet2DModel", {"sample": (1, 3, 16, 16), **_TIMESTEP},
          down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
          attention_head_dim=32, **_UNET),

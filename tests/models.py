@@ -1,4 +1,4 @@
-"""Small networks for the tests, and what the tests ask of a decomposed one."""
+"""Small networks for the tests, and helpers that inspect a model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IMAGE = (2, 3, 16, 16)
 
 
 def image(*shape: int) -> Tensor:
-    """A fixed random input, drawn from a generator of its own."""
+    """A fixed random input, independent of the global generator."""
     return torch.randn(shape or IMAGE, generator=torch.Generator().manual_seed(7))
 
 
@@ -66,7 +66,7 @@ def _hook_counts(module: nn.Module) -> dict[str, int]:
 
 
 def chains(model: nn.Module) -> dict[str, DecomposedConv2d]:
-    """The chains of a model that stand in for its convolutions, by every name."""
+    """The chains of a decomposed model, by each of their names."""
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)

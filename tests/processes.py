@@ -1,4 +1,4 @@
-"""Run a function of a test in several processes that torch.distributed joins."""
+"""Run a function of a test module in several processes of one torch.distributed group."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ os._exit(0)
 
 
 def run_in_processes(module: str, name: str, *arguments: object, count: int = 2) -> list[dict[str, Any]]:
-    """For every process {"value": what the function returned} or {"error": [class, message, traceback]}.
+    """The answer of every process: {"value": result of the function} or {"error": [class, message, traceback]}.
 
-    The function is called as name(index, *arguments), and values go through JSON. One that is killed has neither.
+    The function is called as name(index, *arguments), and its result goes through JSON. A killed process has neither.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

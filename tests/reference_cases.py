@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ReferenceCase:
-    """One convolution; mode is None where AMCT keeps it."""
+    """One convolution; mode is None if AMCT keeps it."""
 
     seed: int
     in_channels: int
@@ -55,6 +55,6 @@ class ReferenceCase:
 
 
 def cases() -> list[ReferenceCase]:
-    """All of them."""
+    """All reference cases."""
     text = (Path(__file__).parent / "data" / "reference_cases.json").read_text(encoding="utf-8")
     return [ReferenceCase(**case) for case in json.loads(text)]

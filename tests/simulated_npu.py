@@ -1,25 +1,25 @@
-"""A simulated Ascend NPU, so that code for the `npu` device runs where there is none. For the tests only.
+"""A simulated Ascend NPU, to run code for the `npu` device without hardware. For the tests only.
 
-Imported, also as a plugin of pytest (``pytest -p tests.simulated_npu``), it registers the device `npu` for the rest
-of the process and stands in for the module torch_npu. It cannot be in one process with the real one.
+When imported, also as a pytest plugin (``pytest -p tests.simulated_npu``), it registers the device `npu` for the rest
+of the process and replaces the module torch_npu. It cannot share a process with the real one.
 
-Simulated are
+It simulates
 
-- tensors on the device: values in the host's memory behind tensors that say they are on npu:0. Every operator of
-  torch runs, with autograd, autocast, hooks, copies and torch.save, and mixing devices is an error;
-- that it is asynchronous: an operator keeps the device busy for `SLOWDOWN` times as long as it took the host, while
-  the host goes on. To synchronise, or to copy to the host, waits. Events tell the device's time, so work that was
-  not waited for shows in what is measured;
+- tensors on the device: tensors that report npu:0 as their device, with their values in host memory. Every operator
+  of torch runs, with autograd, autocast, hooks, copies and torch.save; mixing devices is an error;
+- asynchronous execution: an operator keeps the device busy for `SLOWDOWN` times as long as it took on the host, while
+  the host continues. Synchronising, or copying to the host, waits. Events use the device's clock, so a measurement
+  that does not wait for the work shows a wrong time;
 - memory as the caching allocator counts it, in blocks of 512 bytes, and running out of it;
 - HF32: operands of float32 convolutions are rounded to 11 significant bits while torch.npu.conv.allow_hf32 is True,
-  which it is by default. `chip.float32` makes a device that knows no other float32;
-- refusals: float64 convolutions, and tensors laid out as channels_last;
-- operators that run on the CPU for lack of the device's own, each with torch_npu's warning, once per process, which
-  goes to standard error and past Python's warnings.
+  the default. `chip.float32` selects a device without any other float32;
+- errors for float64 convolutions, and for tensors in the channels_last format;
+- operators that the device lacks and that run on the CPU, each with torch_npu's warning, once per process, written to
+  standard error and not through Python's warnings.
 
-Not simulated are streams, more than one device, torch.compile, workspaces of operators, torch.accelerator, and
-``parameter.data = tensor`` from one device to another, although nn.Module moves its parameters so that they stay
-the same objects. A parameter's type on the device is NpuTensor, which passes as nn.Parameter in isinstance.
+It does not simulate streams, more than one device, torch.compile, workspaces of operators, torch.accelerator, or
+``parameter.data = tensor`` from one device to another; nn.Module still moves its parameters as the same objects. A
+parameter's type on the device is NpuTensor, which isinstance accepts as nn.Parameter.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _HOST = torch.device("cpu")
 
 @dataclasses.dataclass
 class Chip:
-    """What kind of device is simulated; tests may set it anew at any time.
+    """The simulated device; tests may change it at any time.
 
     Attributes
     ----------
     name
-        As torch.npu.get_device_name() tells it; from the environment's SIMULATED_NPU_NAME.
+        Name of the chip, as torch.npu.get_device_name() returns it; from the environment variable SIMULATED_NPU_NAME.
     total_memory
-        Bytes.
+        Memory in bytes.
     cache
-        Bytes; far less than the 192 MiB of the real ones, as benchmarks overwrite it again and again.
+        Size of the last-level cache in bytes; far below the 192 MiB of a real chip, as benchmarks overwrite it often.
     float32
-        How it convolves float32 with HF32 switched off: "exact", in "hf32" all the same, or it "fails".
+        Float32 convolution with HF32 disabled: "exact", in "hf32" anyway, or it "fails".
     """
 
     name: str = os.environ.get("SIMULATED_NPU_NAME", "Ascend910B3")
@@ -71,18 +71,18 @@ class Chip:
 
 
 class Clock:
-    """The device's time, in seconds of the host's clock: when the work that it was given so far will be done."""
+    """The device's clock: the host time, in seconds, at which all work queued so far will have finished."""
 
     def __init__(self) -> None:
         self.done = 0.0
 
     def queue(self, moment: float, seconds: float) -> None:
-        """Work of this length that was asked for at this moment begins then, or after all that was given before."""
+        """Queue work of this duration, launched at this moment: it starts then, or after all earlier work."""
         self.done = max(self.done, moment) + seconds
 
     @staticmethod
     def wait_until(moment: float) -> None:
-        """Hold the host up until then."""
+        """Block the host until that time."""
         time.sleep(max(moment - time.perf_counter(), 0.0))
 
 
@@ -94,7 +94,7 @@ class Memory:
         self._blocks: weakref.WeakValueDictionary[int, Block] = weakref.WeakValueDictionary()
 
     def block_of(self, host: torch.Tensor) -> Block:
-        """The block that holds a tensor's storage, a new one where there is none."""
+        """The block of a tensor's storage; a new one if it has none yet."""
         storage = host.untyped_storage()
         block = self._blocks.get(storage.data_ptr()) if storage.nbytes() else None
         if block is None:
@@ -118,18 +118,18 @@ class Memory:
             )
 
     def take(self, size: int) -> None:
-        """Count a block in."""
+        """Add a block to the statistics."""
         self.check(size)
         self.allocated += size
         self.peak = max(self.peak, self.allocated)
 
     def give_back(self, size: int) -> None:
-        """Count a block out."""
+        """Remove a block from the statistics."""
         self.allocated -= size
 
 
 class Block:
-    """Memory of one storage, counted for as long as a tensor holds it."""
+    """Memory of one storage, counted while a tensor refers to it."""
 
     def __init__(self, memory: Memory, nbytes: int) -> None:
         size = -(-nbytes // 512) * 512
@@ -138,7 +138,7 @@ class Block:
 
 
 class NpuTensor(torch.Tensor):
-    """A tensor that says it is on npu:0, around one of the host's that has its values."""
+    """A tensor that reports npu:0 as its device, around a host tensor with its values."""
 
     host: torch.Tensor
     block: Block
@@ -168,7 +168,7 @@ class NpuTensor(torch.Tensor):
         return repr(self.host)[:-1] + ", device='npu:0')"
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """Saved by its values; torch.load puts it where map_location says, or back on the device."""
+        """Pickle by value; torch.load restores it to map_location, or to the device."""
         if isinstance(self, torch.nn.Parameter):
             return torch._utils._rebuild_parameter, (self.detach(), self.requires_grad, OrderedDict())
         rebuild = torch._utils._rebuild_device_tensor_from_cpu_tensor
@@ -184,7 +184,7 @@ class NpuTensor(torch.Tensor):
             if func is torch.Tensor.tolist:
                 return args[0].detach().cpu().tolist()
             if func in (torch.Tensor.data_ptr, torch.Tensor.untyped_storage):
-                return func(args[0].host)  # there is no other storage that it could have an address in
+                return func(args[0].host)  # only the host's storage has an address
             if func is torch.Tensor.data.__set__ and all(isinstance(arg, NpuTensor) for arg in args):
                 tensor, value = args
                 tensor.host, tensor.block = value.host, value.block
@@ -198,7 +198,7 @@ class NpuTensor(torch.Tensor):
 
 
 def _swap_tensors(one: torch.Tensor, other: torch.Tensor) -> None:
-    """``one.data = other``, also from device to device. In torch's own place, which refuses while a graph is alive."""
+    """``one.data = other``, also across devices. Replaces torch's setter, which refuses while a graph is alive."""
     one.__class__, other.__class__ = other.__class__, one.__class__
     inner = [
         {key: vars(tensor).pop(key) for key in ("host", "block", "_is_param") if key in vars(tensor)}
@@ -210,7 +210,7 @@ def _swap_tensors(one: torch.Tensor, other: torch.Tensor) -> None:
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One operator on the device."""
+    """Run one operator on the device."""
     if _is_composite(func):  # in inference mode it comes here before it is taken to pieces
         return func.decompose(*args, **kwargs)
     name, leaves = func._schema.name, tree_leaves((args, kwargs))
@@ -266,7 +266,7 @@ _warned: set[str] = set()
 
 
 def _check(name: str, leaves: list[Any], kwargs: dict[str, Any]) -> None:
-    """Refuse what the device refuses, and tell of what it leaves to the CPU."""
+    """Raise the device's errors, and report the operators that fall back to the CPU."""
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     devices = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
     if any(device.type == "npu" and device.index not in (None, 0) for device in devices):
@@ -309,7 +309,7 @@ _FACTORS = {
 
 
 def _in_hf32(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments as the device's arithmetic sees them."""
+    """The arguments after rounding by the device's arithmetic."""
     if name in _CONVOLUTIONS:
         hf32 = npu.conv.allow_hf32 or chip.float32 == "hf32"
     else:
@@ -336,15 +336,15 @@ class Event:
         self._moment: float | None = None
 
     def record(self, stream: object = None) -> None:
-        """The moment when all that the device was given so far will be done."""
+        """Record the time at which all work queued so far will have finished."""
         self._moment = max(clock.done, time.perf_counter())
 
     def query(self) -> bool:
-        """Whether that moment has come."""
+        """Whether the recorded time has passed."""
         return self._moment is None or self._moment <= time.perf_counter()
 
     def synchronize(self) -> None:
-        """Wait for that moment."""
+        """Wait until the recorded time."""
         clock.wait_until(self._moment or 0.0)
 
     def elapsed_time(self, end: Event) -> float:
@@ -358,7 +358,7 @@ class Event:
 
 
 class TorchNpu(types.ModuleType):
-    """torch.npu: what the library, its backend and torch itself use of it."""
+    """The part of torch.npu that the library, its backend and torch itself use."""
 
     Event = Event
 
@@ -430,7 +430,7 @@ class TorchNpu(types.ModuleType):
         return chip.total_memory - memory.allocated, chip.total_memory
 
     def empty_cache(self) -> None:
-        """Nothing is held ready."""
+        """Do nothing, as the simulation caches no memory."""
 
     def manual_seed_all(self, seed: int) -> None:
         self._draws.manual_seed(seed)
@@ -457,7 +457,7 @@ class TorchNpu(types.ModuleType):
 
 
 def _stand_in_for_torch_npu() -> None:
-    """Put a module torch_npu where an import finds it, with the internals that have no public name."""
+    """Register a module torch_npu, with the private functions that the backend uses."""
     options: dict[str, Callable[[], bool]] = {"ALLOW_INTERNAL_FORMAT": lambda: npu.config.allow_internal_format}
     module: Any = types.ModuleType("torch_npu")
     module.__spec__ = importlib.machinery.ModuleSpec("torch_npu", None)
@@ -468,7 +468,7 @@ def _stand_in_for_torch_npu() -> None:
 
 
 def _register_factories() -> None:
-    """The operators that make tensors out of nothing: all others of that kind begin with one of these two."""
+    """The operators that create tensors: all other factory functions call one of these two."""
     for name in ("empty.memory_format", "empty_strided"):
         operator = functools.reduce(getattr, [*name.split("."), "default"][:2], torch.ops.aten)
 

@@ -1,4 +1,4 @@
-"""Decomposition methods of other forms than the separable split, for tests: other stages, several ranks, groups."""
+"""Decomposition methods for tests that differ in form from the separable split: other stages, several ranks, groups."""
 
 from __future__ import annotations
 

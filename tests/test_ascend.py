@@ -1,4 +1,4 @@
-"""export_ascend: a directory that is ready for the device, tried here with stand-ins for Ascend's tools."""
+"""export_ascend writes a directory that is ready for the device; Ascend's tools are replaced by stand-ins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")
 _GOLDEN = Path(__file__).parent / "atc"
 _SOCS = ["Ascend910B3", "Ascend910_9391", "Ascend950PR_9599"]
 
-# Takes the options that the documentation has, makes the file that it is asked for, and notes how it was called.
+# Accepts the documented options, creates the requested output file, and records its arguments.
 _ATC = """#!{python}
 import json, pathlib, sys
 known = {{"mode", "framework", "model", "output", "soc_version", "input_format", "input_shape", "precision_mode_v2",
@@ -52,7 +52,7 @@ pathlib.Path(options["output"] + ".om").write_text(options["model"])
 print("ATC run success")
 """
 
-# Computes in half precision what the file that was compiled computes in single, and prints times.
+# Runs the compiled file in half precision, and prints times.
 _AIS_BENCH = """
 import argparse, pathlib, sys
 parser = argparse.ArgumentParser()
@@ -83,7 +83,7 @@ def _pair() -> tuple[nn.Module, nn.Module]:
 
 @pytest.fixture
 def fake_atc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, str]]]:
-    """Puts ``atc`` on the PATH; gives the options of every call."""
+    """Put ``atc`` on the PATH, and return the options of every call."""
     tools, calls = tmp_path / "tools", tmp_path / "calls"
     tools.mkdir()
     calls.touch()
@@ -95,7 +95,7 @@ def fake_atc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], li
 
 @pytest.fixture
 def fake_ais_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes ``ais_bench`` importable, here and in what is started."""
+    """Make ``ais_bench`` importable, here and in child processes."""
     package = tmp_path / "site" / "ais_bench"
     (package / "infer").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -167,14 +167,14 @@ def test_the_script_for_atc_is_as_documented(soc: str, tmp_path: Path) -> None:
 def test_atc_is_run_where_it_is_and_its_error_is_reported(
     tmp_path: Path, fake_atc: Callable[[], list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PRECISION", "origin")  # what the user left there is for scripts started by hand
+    monkeypatch.setenv("PRECISION", "origin")  # the user's own variable is for scripts started by hand
     report = _export(tmp_path / "deploy", with_original=True, dynamic_batch=[1, 2])
     first, failed, last = report.conversions
     assert (first.error, last.error) == ("", "")
     assert "E10001: Value [Ascend910_9391] for parameter [soc_version] is invalid." in failed.error
     assert not report.ok
     assert "atc for Ascend910_9391: failed:\nATC run failed" in str(report)
-    # Where the model failed, its original is not tried.
+    # After a failure of the model the original is not timed.
     assert [call["soc_version"] for call in fake_atc()] == [_SOCS[0], _SOCS[0], _SOCS[1], _SOCS[2], _SOCS[2]]
     assert fake_atc()[0] == {
         "mode": "0",
@@ -237,7 +237,7 @@ def test_the_commands_of_the_readme_run_and_the_comparison_judges(
     readme = (place / "README.md").read_text()
     environment, compile_, run = readme.partition("```sh\n")[2].partition("\n```")[0].splitlines()
     assert environment == "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-    assert _shell(f"{compile_} --log=error", tmp_path).returncode  # there is no such script there
+    assert _shell(f"{compile_} --log=error", tmp_path).returncode  # the directory has no such script
     assert not _shell(f"{compile_} --log=error", place).returncode
     assert [call["log"] for call in fake_atc()] == ["error", "error"]
 
@@ -245,7 +245,7 @@ def test_the_commands_of_the_readme_run_and_the_comparison_judges(
     assert done.returncode == 0, done.stderr
     assert "0_linear: max" in done.stdout
     assert "top-1 agreement 100.00%: agrees" in done.stdout
-    # Half precision is seen, and called wrong where nothing may differ.
+    # The error of half precision is seen, and is wrong at a tolerance of zero.
     strict = _shell(f"{run} --tolerance 1e-7", place)
     assert strict.returncode == 1
     assert "DIFFERS, expected a relative error of 1e-07 at most" in strict.stdout
@@ -280,7 +280,7 @@ def test_compare_knows_right_from_wrong(
     write(tmp_path / "results", values)
     from amct_pytorch._deploy import ascend_compare
 
-    # As a file of its own, without this package.
+    # As a stand-alone file, without this package.
     command = [sys.executable, "-I", ascend_compare.__file__, str(tmp_path / "results"), str(tmp_path / "reference")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
@@ -340,7 +340,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     "a file": (ExportAccessError, "found a file", lambda place: _export(place / "file")),
     "below a file": (
         ExportAccessError,
-        "file is no folder",
+        "file is not a writable folder",
         lambda place: _export(place / "file" / "deploy"),
     ),
 }

@@ -1,4 +1,4 @@
-"""The registry of backends, the kit that they must pass, and what the kit is worth."""
+"""The registry of backends, the conformance kit, and that the kit finds faulty backends."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_a_warning_of_a_third_partys_backend_points_at_the_users_line(
 
 
 class FaultyBackend(CpuBackend):  # type: ignore[misc,valid-type]
-    """Cannot say whether it is available."""
+    """Raises when asked whether it is available."""
 
     name = "faulty"
 
@@ -256,7 +256,7 @@ class _Rounded(TorchFunctionMode):
 
 
 class WrongNumerics(CpuBackend):  # type: ignore[misc,valid-type]
-    """Convolves in less precision than it says."""
+    """Convolves in a lower precision than its tolerance states."""
 
     @contextlib.contextmanager
     def exact_numerics(self, device: torch.device) -> Iterator[None]:
@@ -265,7 +265,7 @@ class WrongNumerics(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class NoSynchronisation(CpuBackend):  # type: ignore[misc,valid-type]
-    """Stops the clock when the work is handed to a worker, not when it is done."""
+    """Stops the clock when the work is queued, not when it has finished."""
 
     def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
         worker = threading.Thread(target=lambda: [fn() for _ in range(calls)])
@@ -275,14 +275,14 @@ class NoSynchronisation(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class OncePerGroup(CpuBackend):  # type: ignore[misc,valid-type]
-    """Gives the time of all calls for that of one."""
+    """Returns the time of all calls instead of their mean."""
 
     def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
         return super().time(fn, device=device, calls=calls) * calls
 
 
 class FlagsNotRestored(CpuBackend):  # type: ignore[misc,valid-type]
-    """Gives the settings back only where all goes well."""
+    """Restores the settings after a success only."""
 
     @contextlib.contextmanager
     def exact_numerics(self, device: torch.device) -> Iterator[None]:
@@ -293,7 +293,7 @@ class FlagsNotRestored(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class DefaultsForFlags(CpuBackend):  # type: ignore[misc,valid-type]
-    """Sets the settings to what it takes for the defaults."""
+    """Sets the settings to assumed defaults instead of restoring them."""
 
     @contextlib.contextmanager
     def prepared(self, device: torch.device) -> Iterator[None]:
@@ -305,7 +305,7 @@ class DefaultsForFlags(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class TolerantOnceUsed(CpuBackend):  # type: ignore[misc,valid-type]
-    """Knows how exact it is only once it has been made so."""
+    """Has another tolerance after exact_numerics() has been used."""
 
     used = False
 
@@ -319,7 +319,7 @@ class TolerantOnceUsed(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class BlindToMemory(CpuBackend):  # type: ignore[misc,valid-type]
-    """Does not see what is allocated."""
+    """Reports no allocations."""
 
     @contextlib.contextmanager
     def peak_memory(self, device: torch.device) -> Iterator[object]:
@@ -329,21 +329,21 @@ class BlindToMemory(CpuBackend):  # type: ignore[misc,valid-type]
 
 
 class NoMemoryErrors(CpuBackend):  # type: ignore[misc,valid-type]
-    """Does not know its own error."""
+    """Does not recognise its own out-of-memory error."""
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return False
 
 
 class EveryIndex(CpuBackend):  # type: ignore[misc,valid-type]
-    """Has a device of every number."""
+    """Accepts every device index."""
 
     def device(self, index: int = 0) -> torch.device:
         return torch.device("cpu")
 
 
 class Silent(CpuBackend):  # type: ignore[misc,valid-type]
-    """Is unavailable, and does not say why."""
+    """Is unavailable without a reason."""
 
     def unavailable_reason(self) -> str | None:
         return ""
@@ -359,12 +359,12 @@ class Silent(CpuBackend):  # type: ignore[misc,valid-type]
         (
             FlagsNotRestored,
             "test_exact_numerics_gives_the_settings_back",
-            "after an exception float32_matmul_precision",
+            "after an exception does not restore float32_matmul_precision",
         ),
         (
             DefaultsForFlags,
             "test_prepared_gives_the_settings_back",
-            "inside of itself .* cudnn.benchmark: True → False",
+            "nested, does not restore cudnn.benchmark: True → False",
         ),
         (
             TolerantOnceUsed,
@@ -374,7 +374,7 @@ class Silent(CpuBackend):  # type: ignore[misc,valid-type]
         (BlindToMemory, "test_peak_memory_sees_an_allocation", "64 MiB were allocated, found 0.0"),
         (NoMemoryErrors, "test_out_of_memory_is_recognised", "must be True of RuntimeError"),
         (EveryIndex, "test_devices_describe_themselves", r"device\(-1\) must raise ConfigError"),
-        (Silent, "test_availability_is_stated_in_words", "must be in words, found ''"),
+        (Silent, "test_availability_is_stated_in_words", "must be a text, found ''"),
     ],
 )
 def test_the_kit_fails_on_a_broken_backend(broken: type[Backend], check: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""What users get wrong: each a clear error, and everything as before."""
+"""Mistakes of users: each raises a clear error and changes nothing."""
 
 from __future__ import annotations
 

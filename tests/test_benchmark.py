@@ -1,4 +1,4 @@
-"""benchmark: is it faster on this device, and how sure is that."""
+"""benchmark: whether a decomposed model is faster on a device, and with what confidence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CpuBackend = type(get_backend("cpu"))
 
 
 class Instant(CpuBackend):  # type: ignore[misc,valid-type]
-    """A clock by which everything takes as long, so that nothing is repeated, and a small cache to overwrite."""
+    """A clock by which every call takes the same time, long enough for groups of one, and a small cache."""
 
     def devices(self) -> list[DeviceInfo]:
         return [dataclasses.replace(info, cache=4096) for info in super().devices()]
@@ -73,7 +73,7 @@ def test_a_layer_against_itself_shows_no_difference_in_38_of_40_runs() -> None:
 
 
 def test_what_the_first_call_of_a_group_costs_makes_no_difference() -> None:
-    """The second looks three times as slow while the size of the groups is chosen, as if the machine were busy."""
+    """The second call appears three times as slow while the group size is chosen, as on a busy machine."""
 
     class ColdCache(Instant):
         busy = 0
@@ -106,7 +106,7 @@ def test_a_layer_of_twice_the_work_is_slower_and_the_other_way_round_faster() ->
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """Times of a machine with heavy tails and drift; the truth is a speed-up of 1.1."""
+    """Times with heavy tails and drift; the true speed-up is 1.1."""
     draw = np.random.default_rng(5)
     held = 0
     for _ in range(300):
@@ -241,7 +241,7 @@ def test_a_model_that_cannot_be_compiled_is_told() -> None:
 
 
 class SmallMemory(Instant):
-    """Has room for four images."""
+    """Has memory for four images."""
 
     def __init__(self) -> None:
         self.released = 0
@@ -263,9 +263,9 @@ def test_out_of_memory_halves_the_batch_and_says_so() -> None:
     backend = SmallMemory()
     with pytest.warns(
         AmctWarning, match="a batch of .* does not fit into the memory of cpu in float32: halved to"
-    ) as told:
+    ) as warned:
         report = benchmark(original, decomposed, image(), backend, batch_sizes=[2, 16])
-    assert len(told) == 2
+    assert len(warned) == 2
     assert [run.batch_size for run in report.runs] == [2, 4]
     assert report.runs[0].notes == ()
     assert "A batch of 16 does not fit into the memory of cpu in float32." in report.text(width=400)

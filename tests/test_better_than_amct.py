@@ -1,4 +1,4 @@
-"""Where AMCT fails, loses something or leaves the user in the dark: each test shows a behaviour that is better here."""
+"""Cases in which AMCT fails, loses something or stays silent: each test shows the better behaviour of this library."""
 
 from __future__ import annotations
 

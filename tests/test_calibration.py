@@ -1,4 +1,4 @@
-"""Factors fitted to data: what each mode promises, on every geometry, and that the model is left alone."""
+"""Factors fitted to data: the guarantee of each mode, on every geometry, and that the model is not changed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LOW = DecompositionConfig(rank=FixedRank(12))
 
 
 def batches(count: int = 3, *shape: int) -> list[Tensor]:
-    """Batches of fixed smooth images: neighbours are alike, as in images of the world."""
+    """Batches of fixed smooth images, whose neighbouring pixels correlate as in natural images."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(count, *(shape or (6, 3, 16, 16)), generator=generator)
     return [functional.avg_pool2d(item, 3, 1, 1) + 0.3 for item in noise]
@@ -92,7 +92,7 @@ KINDS = st.sampled_from(["noise", "few", "offset", "dead", "constant"])
 
 
 def fitted(layer: nn.Conv2d, x: Tensor, rank: int, mode: str, *, add_bias: bool = True) -> nn.Module:
-    """What replaces a layer that is calibrated on one batch."""
+    """The chain that replaces a layer calibrated on one batch."""
     config = DecompositionConfig(rank=FixedRank(rank), require_gain=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "too few calibration data", AmctWarning)
@@ -165,7 +165,7 @@ def patches_of(layer: nn.Conv2d, x: Tensor) -> Tensor:
 @settings(max_examples=20)
 @example(
     options={"in_channels": 64, "out_channels": 64, "kernel_size": (3, 3), "stride": (2, 1), "bias": True},
-    kind="constant",  # nothing is left of it but rounding once it is centred
+    kind="constant",  # centred, only rounding errors remain
     seed=0,
     add_bias=False,
 )
@@ -194,7 +194,7 @@ def test_at_full_rank_every_mode_reproduces_the_layer(options: dict[str, Any], k
     layer = nn.Conv2d(**options)
     full = min(layer.in_channels, layer.out_channels) * min(layer.kernel_size)
     chain = fitted(layer, data(seed, kind)[:, : layer.in_channels], full, mode)
-    other = torch.randn(2, layer.in_channels, 8, 9)  # not what it was fitted to
+    other = torch.randn(2, layer.in_channels, 8, 9)  # not the inputs it was fitted to
     with torch.no_grad():
         torch.testing.assert_close(chain(other), layer(other), rtol=0, atol=3e-4)
 
@@ -328,7 +328,7 @@ def test_a_network_with_added_biases_is_rebuilt_bit_for_bit(tmp_path: Path) -> N
         blank.load_state_dict(model.state_dict(), assign=True)
         assert torch.equal(blank(image()), model(image()))
         assert blank.conv1.added_bias
-        assert decompose_network(blank, info) == (blank, {})  # it is what the file says
+        assert decompose_network(blank, info) == (blank, {})  # matches the file
     with pytest.raises(InfoFileError, match="'conv1' is decomposed already, .* expected rank 12 and an added bias"):
         decompose_network(auto_decomposition(WithoutBiases(), config=LOW)[0], info)
     with pytest.raises(InfoFileError, match="'conv1'.*, added_bias: expected false, as the model's layer has a bias"):
@@ -471,7 +471,7 @@ def test_each_channel_is_scaled_to_what_the_original_answers_there(mode: str, bi
     model = nn.Sequential(nn.Conv2d(3, 64, 3), *layers).eval()
     data = batches(3, 16, 3, 16, 16)
     plan = plan_decomposition(model, LOW, calibration=Calibration(data, mode=mode))
-    assert plan.layers[1].fit.scales is None  # it sees the inputs that it was fitted to
+    assert plan.layers[1].fit.scales is None  # runs on the inputs it was fitted to
     twin, _ = plan.apply(copy.deepcopy(model))
     wanted, found = (seen_by(net, "7", data[0])[1].transpose(0, 1).flatten(1).double() for net in (model, twin))
     if bias:
@@ -733,7 +733,7 @@ def test_batches_without_items_and_responses_that_overflow_spoil_nothing(mode: s
     )
     assert all(torch.isfinite(layer.bias).all() for layer in plan.layers[1:])
     half = structured().half()
-    half.conv1.bias.data.fill_(30000)  # near to what float16 can hold
+    half.conv1.bias.data.fill_(30000)  # near the largest float16
     plan = plan_decomposition(half, LOW, calibration=Calibration([60 * batch.half() for batch in batches()], mode=mode))
     assert all(torch.isfinite(weight).all() for layer in plan.layers[1:] for weight in [*layer.factors, layer.bias])
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, and what does not fit or is damaged changes nothing."""
+"""Checkpoints: a loaded model equals the saved one, and a damaged or unfitting checkpoint changes nothing."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_biases_that_calibration_has_added_come_back(tmp_path: Path) -> None:
 
 
 def test_the_files_serve_without_us(tmp_path: Path) -> None:
-    """The offline flow with the files of a checkpoint, as with those that users keep themselves."""
+    """The offline flow with the files of a checkpoint, as with the user's own files."""
     from safetensors.torch import load_file
 
     net, place = _saved(tmp_path)

@@ -1,4 +1,4 @@
-"""Decomposed models go through PyTorch's compilers, exporters and quantisation like any other."""
+"""Decomposed models work with PyTorch's compilers, exporters and quantisation like any other model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A setting of the wrong type is a TypeError too, one of the wrong value is a ValueError only."""
+"""A setting of a wrong type raises a TypeError too, one of a wrong value a ValueError only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the split: exact at full rank, best possible below it, and the same whatever the batch of layers."""
+"""Properties of the split: exact at full rank, optimal below it, and independent of the other layers of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""export_onnx: one file that computes what PyTorch does, or a reason why there is none."""
+"""export_onnx writes one file with the same outputs as PyTorch, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_file_is_in_float32_whatever_the_model_is(dtype: torch.dtype, tmp_pa
 
 
 class _Fork(nn.Module):
-    """Several inputs and outputs, some of which are no tensors."""
+    """Several inputs and outputs, some of them no tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _FixedBatch(nn.Module):
 def _export(
     model: object = None, inputs: object = None, name: str = "net.onnx", **options: Any
 ) -> Callable[[Path], object]:
-    """An export that a case of its own spoils; to be called with a folder."""
+    """An export that each test makes fail in its way; called with a folder."""
     return lambda folder: export_onnx(
         TwoConvs() if model is None else model,  # type: ignore[arg-type]
         image() if inputs is None else inputs,
@@ -231,7 +231,7 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     "a folder": (ExportAccessError, "found a directory", _export(name=".")),
     "below a file": (
         ExportAccessError,
-        "cannot be written: .*file is no folder",
+        "cannot be written: .*file is not a writable folder",
         _export(name="file/net.onnx"),
     ),
     "no path": (
@@ -252,7 +252,11 @@ _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     ),
     "no samples": (ConfigError, "needs inputs with a first axis", _export(nn.ReLU(), {}, dynamic_batch=True)),
     "fixed batch": (ExportError, "static shape of 2", _export(_FixedBatch(), dynamic_batch=True)),
-    "scripted": (ModelError, "was made by torch.jit: export the one that it was made from", _export(_scripted())),
+    "scripted": (
+        ModelError,
+        "was made by torch.jit: export the torch.nn.Module that was scripted or traced",
+        _export(_scripted()),
+    ),
 }
 
 

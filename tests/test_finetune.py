@@ -36,7 +36,7 @@ def test_the_distillation_loss_is_hintons(seed: int, temperature: float, shape: 
     expected = (p * (p.log() - q.log())).sum(1).mean() * temperature**2
     assert float(distillation_loss(student, teacher, temperature)) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
     assert float(distillation_loss(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-5)
-    # Adding a constant to all logits of a sample says nothing.
+    # A constant added to all logits of a sample does not change the loss.
     assert torch.allclose(distillation_loss(student + 3, teacher, temperature), expected.float(), rtol=1e-3, atol=1e-4)
 
 
@@ -53,7 +53,7 @@ def test_the_response_loss_is_relative(seed: int, scale: float) -> None:
 
 
 class _InPlace(nn.Module):
-    """Activations that overwrite what the convolutions answered, and a layer called twice."""
+    """In-place activations, which overwrite responses, and a layer called twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def test_outputs_that_are_no_logits_are_refused_and_can_be_taken_apart() -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0}, "temperature must be over 0"),
+        ({"temperature": 0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "temperature must be a number"),
         ({"responses": -1}, "responses must be a number from 0"),
         ({"logits": "much"}, "logits must be a number from 0"),

@@ -1,4 +1,4 @@
-"""tools/finetune.py as users start it: alone, killed and resumed, offline, under torchrun, on the simulated NPU."""
+"""tools/finetune.py run as by users: alone, killed and resumed, offline, under torchrun, on the simulated NPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 
 # As in the README.
 _DIGITS = ["--ratio", "0.03", "--rank-multiple", "1", "--epochs", "5"]
 
-# A small net and data of which a test decides how long an item takes, and when a NaN comes.
+# A small net, and data for which a test sets the time per item and the place of a NaN.
 _MINE = """
 import atexit, os, time
 import torch
@@ -102,7 +102,7 @@ def _run(
 
 
 def _curves(output: Path) -> list[dict[str, str]]:
-    """What was learned, without the time it took."""
+    """The rows of the curves without the times."""
     with (output / "curves.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
@@ -141,7 +141,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_the_same_bits(folder:
     assert _weights(folder / "killed") == _weights(folder / "whole")
     assert _curves(folder / "killed") == _curves(folder / "whole")
     assert {path.name for path in (folder / "killed").iterdir()} == {"checkpoint", "curves.csv", "curves.png"}
-    assert "are decomposed" not in resumed.stdout  # not anew
+    assert "are decomposed" not in resumed.stdout  # not decomposed again
     assert "1 of 2 Conv2d are decomposed" in (folder / "killed" / "checkpoint" / "plan.txt").read_text()
 
 
@@ -163,7 +163,7 @@ def test_online_and_offline_runs_have_the_same_losses(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_epoch_with_autocast_on_the_simulated_npu_and_its_resumption(dtype: str, folder: Path) -> None:
-    """Killed after an epoch, it goes on there."""
+    """A run killed after an epoch resumes there."""
     start = (
         "import sys, runpy, tests.simulated_npu; tool = sys.argv[1]; sys.argv[:2] = [tool]; "
         "sys.path.insert(0, tool.rpartition('/')[0]); runpy.run_path(tool, run_name='__main__')"
@@ -320,13 +320,13 @@ _MISTAKES = [
     (["--ratio", "7"], "ConfigError: RatioRank"),
     (["--keep", "nolayer"], "ConfigError: .*nolayer"),
     (["--epochs", "0"], "--epochs and --batch-size must be 1 or more"),
-    (["--lr", "-1"], "expected a number over 0, found -1"),
+    (["--lr", "-1"], "expected a number above 0, found -1"),
 ]
 
 
 @pytest.mark.slow
 def test_mistakes_are_reported_in_a_line_and_write_nothing(folder: Path) -> None:
-    """All in one process, as most of the time would go into imports."""
+    """All cases in one process, as most of the time would go into imports."""
     program = """
 import contextlib, io, json, runpy, sys
 import mine, torch
@@ -366,7 +366,7 @@ def test_without_matplotlib_the_training_is_not_lost(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_fine_tuning_brings_the_digits_network_back(tmp_path: Path) -> None:
-    """At 0.03 of the full rank most is lost; it comes back in minutes, and with distillation no less of it."""
+    """At 0.03 of the full rank most accuracy is lost; minutes of training restore it, distillation at least as much."""
     tuned: dict[str, list[float]] = {"plain": [], "distilled": []}
     for seed in ("0", "1", "2"):
         for name, options in [("plain", []), ("distilled", ["--distill"])]:

@@ -1,4 +1,4 @@
-"""Networks written by others: planned, decomposed, run, saved, rebuilt, and compared bit for bit."""
+"""Networks of other libraries: planned, decomposed, run, saved, rebuilt, and compared bit for bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .models import chains, snapshot
 def _outputs(model: nn.Module, architecture: Architecture) -> list[Tensor]:
     with torch.no_grad():
         outputs = model(**architecture.inputs())
-    # A ModelOutput that no pytree knows is a mapping.
+    # A ModelOutput is a mapping, but not necessarily registered as a pytree node.
     leaves = tree_leaves(dict(outputs) if isinstance(outputs, dict) else outputs)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 

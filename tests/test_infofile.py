@@ -1,4 +1,4 @@
-"""The decomposition information file: read, checked, written, and never left half done."""
+"""The decomposition information file: read, checked, and written as a whole."""
 
 from __future__ import annotations
 
@@ -213,9 +213,9 @@ def test_paths_that_cannot_be_written_are_told_before_any_work(tmp_path: Path) -
 
 
 def test_a_folder_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Real permissions would not bind a superuser, who may well run the tests.
+    # File permissions do not stop a superuser, who may be running the tests.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(InfoFileAccessError, match="cannot be written: .* is no folder that can be written into"):
+    with pytest.raises(InfoFileAccessError, match="cannot be written: .* is not a writable folder"):
         auto_decomposition(TwoConvs(), tmp_path / "info.json")
 
 

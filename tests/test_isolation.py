@@ -1,4 +1,4 @@
-"""Running a model leaves it as it was, whatever its forward does to what it holds."""
+"""Running a model leaves it as it was, whatever its forward changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INPUTS = torch.ones(1, 64, 4, 4)
 
 
 class Holder(nn.Module):
-    """Has a forward that changes what the model holds."""
+    """Its forward changes the state of the model."""
 
     def __init__(self, change: Callable[[Any], object]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Holder(nn.Module):
 
 
 def _everything(value: Any, levels: int = 6) -> Any:
-    """What is to be the same: objects by identity, with what containers hold and tensors are worth."""
+    """The state to compare: identities of objects, contents of containers, values of tensors."""
     if isinstance(value, nn.Module):
         return id(value)
     if isinstance(value, Tensor):

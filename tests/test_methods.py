@@ -1,4 +1,4 @@
-"""Every method passes the conformance checks, and goes through all of the library without an edit elsewhere."""
+"""Every method passes the conformance checks, and works in the whole flow without a change elsewhere."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ class _Boasts(ChannelSplit):
 
 
 class _Unstable(ChannelSplit):
-    """A metric leads it astray, as calibration alone would show in a network."""
+    """Wrong in a metric only, as a calibrated network alone would show."""
 
     name = "broken-calibration"
 

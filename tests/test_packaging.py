@@ -1,4 +1,4 @@
-"""What is public, what an import costs, and that both READMEs say what is true."""
+"""Public names, the cost of an import, and that both READMEs are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan: what it says, what it counts, and to which model it may be applied."""
+"""The plan: its text, its counts, and the models to which it may be applied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans and settings as files: written on one machine, read and applied on another, and checked before they are."""
+"""Files of plans and settings: written on one machine, then checked, read and applied on another."""
 
 from __future__ import annotations
 

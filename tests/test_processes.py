@@ -38,7 +38,7 @@ def _batches(index: int) -> list[torch.Tensor]:
     return [torch.randn(4, 3, 16, 16, generator=draw) for _ in range(3)]
 
 
-# What runs in the processes
+# Functions that run in the processes
 
 
 def plain(index: int, folder: str) -> dict[str, object]:
@@ -122,34 +122,34 @@ def one_dies(index: int) -> list[str]:
     return ["none", ""]
 
 
-# What comes of it
+# Tests of their results
 
 
 def test_the_layers_are_shared_out_and_every_process_has_the_same_model_as_one_alone(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone, changes = auto_decomposition(_net())
-    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "plain", str(tmp_path), count=3)]
-    assert [one["digest"] for one in told] == [_digest(alone)] * 3
-    assert all(one["changes"] == changes for one in told)
-    assert sorted(name for one in told for name in one["factored"]) == sorted(changes)
-    assert [len(one["factored"]) for one in told] == [1, 1, 0]
-    assert [one["wrote"] for one in told] == [True, False, False]
+    answers = [answer["value"] for answer in run_in_processes("tests.test_processes", "plain", str(tmp_path), count=3)]
+    assert [one["digest"] for one in answers] == [_digest(alone)] * 3
+    assert all(one["changes"] == changes for one in answers)
+    assert sorted(name for one in answers for name in one["factored"]) == sorted(changes)
+    assert [len(one["factored"]) for one in answers] == [1, 1, 0]
+    assert [one["wrote"] for one in answers] == [True, False, False]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct"])
 def test_calibration_pools_the_batches_of_all_processes(mode: str) -> None:
-    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "calibrated", mode)]
-    assert told[0] == told[1]
+    answers = [answer["value"] for answer in run_in_processes("tests.test_processes", "calibrated", mode)]
+    assert answers[0] == answers[1]
     one = plan_decomposition(_net(), calibration=Calibration(_batches(0), mode=mode))
-    assert _digest(one.apply(_net())[0]) != told[0]["digest"]
-    assert "2 batches held out" in told[0]["plan"]  # one of each process
+    assert _digest(one.apply(_net())[0]) != answers[0]["digest"]
+    assert "2 batches held out" in answers[0]["plan"]  # one of each process
 
 
 @pytest.mark.slow
 def test_one_process_can_work_by_itself(tmp_path: Path) -> None:
-    told = run_in_processes("tests.test_processes", "by_itself", str(tmp_path))
-    assert told[0]["value"] == _digest(auto_decomposition(_net())[0])
+    answers = run_in_processes("tests.test_processes", "by_itself", str(tmp_path))
+    assert answers[0]["value"] == _digest(auto_decomposition(_net())[0])
     assert (tmp_path / "info.json").exists()
 
 
@@ -174,10 +174,12 @@ def test_processes_with_other_weights_are_told_which_layer_differs() -> None:
 def test_a_process_that_fails_fails_all_and_changes_nothing(
     where: str, failing: int, own: str, others: str, tmp_path: Path
 ) -> None:
-    told = [answer["value"] for answer in run_in_processes("tests.test_processes", "one_fails", where, str(tmp_path))]
-    assert told[failing][0] == own
-    assert told[1 - failing][0] == "ProcessFailed"
-    assert told[1 - failing][1].startswith(others)
+    answers = [
+        answer["value"] for answer in run_in_processes("tests.test_processes", "one_fails", where, str(tmp_path))
+    ]
+    assert answers[failing][0] == own
+    assert answers[1 - failing][0] == "ProcessFailed"
+    assert answers[1 - failing][1].startswith(others)
     assert not (tmp_path / "info.json").exists()
 
 

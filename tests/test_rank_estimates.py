@@ -1,4 +1,4 @@
-"""Ranks from singular values, and the precision in which those are computed."""
+"""Rank estimates from singular values, and the precision of these values."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The NPU's backend on the real torch_npu: over a stand-in for CANN, and where it cannot be imported.
 
-Each check is a process of its own, in which torch_npu is found in a folder that its wheel is unpacked to. It is ended
-by os._exit, as torch_npu waits for a device when Python ends.
+Each check runs in a separate process, with torch_npu in a folder that its wheel is unpacked to. The process ends by
+os._exit, as torch_npu waits for a device when Python shuts down.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _cc(*arguments: str | Path) -> None:
 
 @pytest.fixture(scope="session")
 def cann(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with libraries that stand in for CANN's."""
+    """A folder with stand-ins for CANN's libraries."""
     folder = tmp_path_factory.mktemp("cann")
     _cc("-o", folder / "libascendcl.so", _STUB)
     for name in ("libacl_op_compiler.so", "libge_runner.so", "libgraph.so"):
@@ -69,7 +69,7 @@ def cann(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class _Ended:
-    """What a process printed, and its exit status."""
+    """Output and exit status of a process."""
 
     status: int
     output: str
@@ -79,7 +79,7 @@ class _Ended:
 def _run(
     program: str, packages: Path, libraries: Path | None = None, autoload: bool = False, **variables: str
 ) -> _Ended:
-    """Run a program of Python with these packages and libraries."""
+    """Run Python code with these packages and libraries."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASCEND", "TORCH_NPU"))}
     environment |= {
         "PYTHONPATH": os.pathsep.join([str(packages), str(_ROOT)]),
@@ -185,7 +185,7 @@ print(json.dumps({
 
 
 def _reason(ended: _Ended, left: bool = False) -> str:
-    """Why the NPU's backend is unavailable, after a look at all else, which is as if nothing had been tried."""
+    """Why the NPU's backend is unavailable; checks that the failed import had no other effect."""
     printed = _printed(ended)
     reason = printed["reason"]
     assert isinstance(reason, str)
@@ -236,7 +236,7 @@ def test_without_a_device_the_reason_says_where_to_look(wheel: Path, cann: Path)
     assert "ASCEND_RT_VISIBLE_DEVICES" in reason
 
 
-# Where torch_npu is another than the wheel's: these need none
+# With other versions of torch_npu than the wheel's: these tests need no wheel
 
 
 def _install(folder: Path, version: str, code: str) -> Path:

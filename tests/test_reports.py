@@ -1,4 +1,4 @@
-"""Reports: what they show as data, as text of any width, as a picture, and as a file."""
+"""Reports as data, as text of any width, as pictures, and as files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from amct_pytorch._measure.timing import Comparison, SpeedUp, Timing
 from amct_pytorch._report.figure import Axis, Figure, Level, Series
-from amct_pytorch._report.json_file import save_json
 from amct_pytorch._report.picture import save_picture
 from amct_pytorch._report.report import Report
 from amct_pytorch._report.table import Column, Table
@@ -323,7 +322,7 @@ def test_where_nothing_can_be_written_the_error_names_the_place(path: str, tmp_p
 @pytest.mark.parametrize("path", [3, None, b"report.json", "", "a\0b"])
 def test_what_is_no_path_is_refused(path: Any) -> None:
     with pytest.raises(ConfigError, match="path"):
-        save_json(_EXPORT, "export", path)
+        _EXPORT.save(path)
 
 
 # Pictures

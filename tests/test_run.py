@@ -1,4 +1,4 @@
-"""What measuring and decomposing share: the error of outputs, and checksums of tensors."""
+"""Functions shared by measuring and decomposing: the error of outputs, and checksums of tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NPU's backend where there is no NPU: on the simulated device, which lives in processes of its own."""
+"""The NPU's backend on the simulated device, which runs in separate processes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def _run_on_simulated_npu(*arguments: str) -> dict[str, int]:
-    """Run pytest with the simulated device. How many tests came to which end, all of them well."""
+    """Run pytest with the simulated device; returns the number of tests by outcome, none of them a failure."""
     pytest_ = [sys.executable, "-m", "pytest", "-p", "tests.simulated_npu", "-p", "no:cacheprovider", "-q"]
-    # Where there is an NPU, torch must not load the real torch_npu first.
+    # On a machine with an NPU, torch must not load the real torch_npu first.
     environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     done = subprocess.run(
         [*pytest_, *arguments], cwd=_ROOT, env=environment, capture_output=True, text=True, check=False

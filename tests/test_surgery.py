@@ -1,4 +1,4 @@
-"""Models as users bring them, and code of theirs that looks at a replaced layer."""
+"""Models of all kinds that users bring, and user code that inspects a replaced layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""validate: is the device right, and what did the decomposition cost."""
+"""validate: whether the device is correct, and what the decomposition cost."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_model_that_is_itself_a_convolution() -> None:
 
 
 class _Detector(nn.Module):
-    """Gives as many rows as it finds."""
+    """Returns as many rows as it detects objects."""
 
     def __init__(self) -> None:
         super().__init__()

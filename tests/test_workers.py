@@ -1,4 +1,4 @@
-"""How work is shared out over threads, and what the process is like afterwards."""
+"""How work is divided among threads, and the state of the process afterwards."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from amct_pytorch._run.workers import alone_and_together, run_all
     ("costs", "workers", "alone", "together"),
     [
         ([1, 1, 1, 1], 2, [], [0, 1, 2, 3]),
-        ([1, 9, 1, 1], 2, [1], [0, 2, 3]),  # the others would be done long before it
+        ([1, 9, 1, 1], 2, [1], [0, 2, 3]),  # the others would finish long before it
         ([200, 1, 1], 8, [0, 1, 2], []),
-        ([5, 101, 5, 5, 102, 5], 2, [4, 1], [0, 2, 3, 5]),  # above 100 nothing runs beside it
+        ([5, 101, 5, 5, 102, 5], 2, [4, 1], [0, 2, 3, 5]),  # runs alone above 100
         ([3, 2], 1, [0, 1], []),
         ([], 2, [], []),
     ],
@@ -44,7 +44,7 @@ def test_results_come_in_order_and_an_error_stops_the_rest() -> None:
 
 
 def test_decompositions_in_several_threads_take_turns_and_leave_the_process_as_it_was() -> None:
-    """Among that: threads that start later get the user's number of threads."""
+    """Threads started later get the user's number of threads, too."""
     program = (
         "import threading, torch; from torch import nn; from amct_pytorch.tensor_decompose import auto_decomposition\n"
         "torch.set_num_threads(2)\n"

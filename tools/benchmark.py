@@ -1,8 +1,8 @@
-"""Whether a decomposed network is right on a device, and faster there.
+"""Whether decomposed networks are computed correctly on a device, and faster.
 
-Validates and times the shipped digits network, and networks with the convolutions of VGG-16, ResNet-50 and
-ResNet-101 on images of 224×224. Those have random weights, on which times do not depend but ranks do: theirs lie at
-the lower end of the window that the default policy keeps to.
+Validates and times the shipped digits network, and networks with the convolutions of VGG-16, ResNet-50 and ResNet-101
+on images of 224×224. The latter have random weights. Times do not depend on them but ranks do, and are at the lower
+limit of the default policy.
 
     python tools/benchmark.py                                          # the CPU, minutes
     python tools/benchmark.py --backend npu --dtypes float32 float16 bfloat16 --layers --save reports
@@ -31,6 +31,7 @@ from amct_pytorch.validate import ValidationReport, validate
 from digits import load_pretrained
 from networks import NETWORKS
 
+# The networks by name: how to build each, and the shape of its images (channels, height, width).
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "digits": (load_pretrained, (1, 8, 8)),
     **{name: (build, (3, 224, 224)) for name, build in NETWORKS.items()},
@@ -38,7 +39,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
 
 
 def measure(name: str, backend: Backend, arguments: argparse.Namespace) -> tuple[ValidationReport, BenchmarkReport]:
-    """Decompose a network on the host, and see what becomes of it on the device."""
+    """Decompose a network on the host, then validate and time it on the device."""
     build, shape = MODELS[name]
     original = build()
     decomposed, _ = auto_decomposition(copy.deepcopy(original))
@@ -60,6 +61,7 @@ def measure(name: str, backend: Backend, arguments: argparse.Namespace) -> tuple
     return checked, timed
 
 
+# A row for each network, type and batch size.
 COLUMNS = (
     Column("network"),
     Column("type"),
@@ -75,7 +77,7 @@ COLUMNS = (
 
 
 def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> tuple[str, ...]:
-    """A line of the table."""
+    """A row of the table."""
     speed = run.model.speed_up
     verdicts = [layer.verdict for layer in run.layers]
     return (
@@ -93,7 +95,7 @@ def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> tuple[st
 
 
 def main() -> None:
-    """Run the benchmark and print what it finds."""
+    """Run the benchmark, and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default="cpu", help="cpu, cuda, npu, or one that is installed (default cpu)")
     parser.add_argument("--index", type=int, default=0, help="number of the device (default 0)")
@@ -106,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for dtype in arguments.dtypes:
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            parser.error(f"--dtypes: {dtype!r} is no type of torch: expected float32, float16, bfloat16, …")
+            parser.error(f"--dtypes: {dtype!r} is not a type of torch: expected float32, float16, bfloat16, …")
     statuses: list[BackendStatus] = list_backends()
     print("\n".join(map(str, statuses)))
     try:

@@ -1,4 +1,4 @@
-"""The curves of fine-tuning runs: a CSV file for each, and a picture of some.
+"""The curves of fine-tuning runs: a CSV file for each run, and a picture of several.
 
 python tools/curves.py run/plain run/distilled --save curves.png
 """
@@ -16,12 +16,13 @@ from amct_pytorch._report.picture import save_picture
 from amct_pytorch._storage.atomic import write_file
 from amct_pytorch.errors import AmctError
 
+# Columns of the CSV file: the losses are means over the epoch, the accuracies are in percent.
 COLUMNS = ("epoch", "loss", "task", "logits", "responses", "accuracy", "original", "learning_rate", "seconds")
-NAME = "curves.csv"
+NAME = "curves.csv"  # in the output folder of a run
 
 
 def write_csv(rows: Sequence[Mapping[str, float]], folder: Path) -> None:
-    """Write the rows so far, in one step; what a row does not have is left empty."""
+    """Write the rows so far, replacing the file as a whole; missing values stay empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -37,6 +38,13 @@ def read_csv(folder: Path) -> list[dict[str, float]]:
 
 def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """Draw test error and loss by epoch, a line for each run.
+
+    Parameters
+    ----------
+    runs
+        The rows of each run, by its name.
+    path
+        The picture to write.
 
     Raises
     ------
@@ -64,7 +72,7 @@ def draw(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
 
 
 def main() -> None:
-    """Draw the runs asked for."""
+    """Draw the runs named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="output folders of tools/finetune.py")
     parser.add_argument("--save", type=Path, default=Path("curves.png"), metavar="FILE", help="default curves.png")

@@ -1,4 +1,4 @@
-"""The network of examples/digits, its data, and the accuracy on them, for the tools."""
+"""The network, data and accuracy of examples/digits, for the tools."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
 r"""Decompose a pretrained classifier and train it back to its accuracy, on a CPU, CUDA or an Ascend NPU.
 
     python tools/finetune.py --output run                              # the shipped digits network
-    python tools/finetune.py --output run --resume                     # goes on after the last whole epoch
+    python tools/finetune.py --output run --resume                     # continues after the last complete epoch
     python tools/finetune.py --output run --backend npu --autocast bfloat16 --distill \
         --model mine:pretrained --data mine:datasets
     python tools/finetune.py --output run --decompose-info decompose_info.json --weights decomposed_weights.pth
-    torchrun --nproc-per-node 2 tools/finetune.py --output run         # a process a device
+    torchrun --nproc-per-node 2 tools/finetune.py --output run         # one process per device
 
-The function named by --model returns the pretrained torch.nn.Module before decomposition, that by --data two data
-sets, for training and for the test, of pairs (input, label). They are looked for in the current folder too.
+The function named by --model returns the pretrained torch.nn.Module before decomposition; that named by --data returns
+two data sets, for training and for testing, with items (input, label). Their modules may be in the current folder.
 
-In the folder of --output are checkpoint/, which amct_pytorch.checkpoint.load_decomposed reads, curves.csv and
-curves.png. After each epoch all of it is written anew. On a CPU a run that was killed and resumed ends with the
-same weights, bit for bit, as one that was not.
+The folder of --output has checkpoint/, which amct_pytorch.checkpoint.load_decomposed reads, curves.csv and curves.png;
+checkpoint and curves.csv are rewritten after each epoch. On a CPU a run that was killed and resumed ends with the same
+weights, bit for bit, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from process_group import Processes, digest, processes
 from sources import datasets, pretrained
 from training import Diverged, Settings, Trainer
 
-_HALF = ("float16", "bfloat16")
+_HALF = ("float16", "bfloat16")  # types of mixed precision
 
 
 def configuration(arguments: argparse.Namespace) -> DecompositionConfig:
-    """How ranks and layers are chosen."""
+    """The choice of ranks and layers."""
     rank: Any = EvbmfRank()
     if arguments.energy is not None:
         rank = EnergyRank(arguments.energy)
@@ -70,7 +70,7 @@ def configuration(arguments: argparse.Namespace) -> DecompositionConfig:
 
 
 def decomposition_of(arguments: argparse.Namespace) -> str:
-    """Where layers and ranks come from, in words that tell one decomposition from another."""
+    """The origin of layers and ranks as text, different for any two decompositions."""
     if not arguments.decompose_info:
         return repr(configuration(arguments))
     files = [arguments.decompose_info, arguments.weights]
@@ -78,7 +78,7 @@ def decomposition_of(arguments: argparse.Namespace) -> str:
 
 
 def decomposed(original: nn.Module, arguments: argparse.Namespace, leads: bool) -> tuple[nn.Module, str | None]:
-    """A decomposed copy of the model, and the plan's table where there is a plan."""
+    """A decomposed copy of the model, and the plan's table; None for an offline decomposition."""
     net = copy.deepcopy(original)
     if not arguments.decompose_info:
         plan = plan_decomposition(net, configuration(arguments))
@@ -102,7 +102,7 @@ def loaded_weights(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        It is none.
+        The file is not a state dict.
     MissingExtra
         safetensors is not installed.
     """
@@ -114,36 +114,36 @@ def loaded_weights(path: Path) -> dict[str, Any]:
         return dict(load_file(path))
     except ImportError as error:
         raise MissingExtra(f"{path} needs safetensors: pip install 'amct_pytorch[safetensors]'") from error
-    except Exception as error:  # of whatever type, where a file is of another kind
+    except Exception as error:  # for a file of another kind torch raises various types
         raise CheckpointError(f"{path}: cannot be loaded as weights ({type(error).__name__}: {error})") from error
 
 
 def settings_of(arguments: argparse.Namespace, count: int) -> Settings:
-    """What a resumed run must have in common with the one that was killed."""
+    """The settings that a resumed run must share with the killed one."""
     own = ("processes", "decomposition")
     given = {name: getattr(arguments, name) for name in Settings.__dataclass_fields__ if name not in own}
     return Settings(**given, processes=count, decomposition=decomposition_of(arguments))
 
 
 def check_settings(found: dict[str, Any], expected: Settings, place: Path) -> None:
-    """Check that a checkpoint is of this run.
+    """Check that a checkpoint was written by a run with the same settings.
 
     Raises
     ------
     CheckpointError
-        It is of another.
+        A setting differs.
     """
     asked = vars(expected)
     other = [f"{key}: {found.get(key)!r}, not {value!r}" for key, value in asked.items() if found.get(key) != value]
     if other:
         raise CheckpointError(
-            f"{place} is of another configuration than was asked for ({'; '.join(other)}): "
+            f"{place} is of another configuration than the requested one ({'; '.join(other)}): "
             "resume with the options that it was begun with, or give another --output"
         )
 
 
 def run(arguments: argparse.Namespace, backend: Backend, group: Processes) -> None:
-    """One process's part of the run."""
+    """The work of one process."""
     place = arguments.output / "checkpoint"
     resumes = has_checkpoint(place)
     if resumes and not arguments.resume:
@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace, backend: Backend, group: Processes) -> No
         plan = table.read_text(encoding="utf-8").rstrip("\n") if table.is_file() else None
     else:
         net, plan = decomposed(original, arguments, group.leads)
-    # Before anyone writes, and before anyone waits for gradients that others do not have.
+    # Before any process writes, and before any waits for gradients that the others do not have.
     group.agree("the decomposed model", (len(state.get("rows", ())), digest(net.state_dict())))
     with contextlib.ExitStack() as stack:
         if arguments.freeze_others:
@@ -198,7 +198,7 @@ def run(arguments: argparse.Namespace, backend: Backend, group: Processes) -> No
         try:
             draw({arguments.output.name: trainer.rows}, arguments.output / "curves.png")
         except MissingExtra as error:
-            print(f"{error}; the training is done, and its figures are in {arguments.output / 'curves.csv'}")
+            print(f"{error}; the training is complete, and its figures are in {arguments.output / 'curves.csv'}")
 
 
 def _print_row(row: dict[str, float], count: int) -> None:
@@ -212,9 +212,9 @@ def _can_draw_a_bar() -> bool:
     if not sys.stderr.isatty():
         return False
     try:
-        import tqdm  # noqa: F401  # whether it can be
+        import tqdm  # noqa: F401  # only to find out
     except ImportError:
-        print("to draw a bar needs tqdm: pip install 'amct_pytorch[progress]'")
+        print("a progress bar needs tqdm: pip install 'amct_pytorch[progress]'")
         return False
     return True
 
@@ -223,7 +223,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for checkpoint and curves")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint there, if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue from its checkpoint, if it has one")
     what = parser.add_argument_group("model and data")
     what.add_argument("--model", metavar="MODULE:FUNCTION", help="default: the shipped digits network")
     what.add_argument("--data", metavar="MODULE:FUNCTION", help="default: the digits")
@@ -233,9 +233,11 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ranks.add_argument("--energy", type=float, metavar="SHARE", help="ranks by EnergyRank (default: EvbmfRank)")
     ranks.add_argument("--ratio", type=float, metavar="SHARE", help="ranks by RatioRank")
     how.add_argument("--rank-multiple", type=int, default=16, metavar="N", help="default 16")
-    how.add_argument("--keep", action="append", default=[], metavar="LAYER", help="leave it alone; may be repeated")
-    how.add_argument("--decompose-info", type=Path, metavar="FILE", help="offline: decomposed so before")
-    how.add_argument("--weights", type=Path, metavar="FILE", help="and its weights, .pth or .safetensors")
+    how.add_argument(
+        "--keep", action="append", default=[], metavar="LAYER", help="do not decompose it; may be repeated"
+    )
+    how.add_argument("--decompose-info", type=Path, metavar="FILE", help="offline: the information file")
+    how.add_argument("--weights", type=Path, metavar="FILE", help="offline: the weights, .pth or .safetensors")
     where = parser.add_argument_group("device")
     where.add_argument("--backend", default="cpu", help="cpu (the default), cuda, npu, or another that is installed")
     where.add_argument("--index", type=int, default=0, help="of the device; under torchrun LOCAL_RANK (default 0)")
@@ -245,7 +247,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=_positive,
         default=45.0,
         metavar="SECONDS",
-        help="that a process waits for others (default 45)",
+        help="how long a process waits for the others (default 45)",
     )
     train = parser.add_argument_group("training")
     train.add_argument("--epochs", type=_whole, default=5, metavar="N", help="default 5")
@@ -279,12 +281,12 @@ def _whole(text: str) -> int:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number over 0, found {text}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
     return value
 
 
 def main() -> None:
-    """Run, and tell of what users can help in a line."""
+    """Run; an error that the user can fix is reported in one line."""
     arguments = parsed()
     try:
         backend = get_backend(arguments.backend)

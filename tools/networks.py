@@ -1,4 +1,4 @@
-"""Shapes of well-known networks, and these networks with random weights, on which times do not depend."""
+"""Shapes of the convolutions of well-known networks, and these networks with random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Conv(NamedTuple):
-    """Shape of a convolution with a square kernel and as much padding as keeps the size at stride 1."""
+    """Shape of a convolution with a square kernel, padded to keep the image size at stride 1."""
 
     in_channels: int
     out_channels: int
@@ -24,12 +24,16 @@ class Conv(NamedTuple):
 
 
 Bottleneck = tuple[Conv, Conv, Conv]
-"""1×1, 3×3 and 1×1 convolutions around which the input is passed on."""
+"""The 1×1, 3×3 and 1×1 convolutions of a residual block."""
 
 RESNET_STEM = Conv(3, 64, 7, stride=2)
+"""The first convolution of every ResNet."""
+
 RESNET50 = (3, 4, 6, 3)
 """Bottlenecks in each stage of ResNet-50 (He et al. 2016, table 1)."""
+
 RESNET101 = (3, 4, 23, 3)
+"""Bottlenecks in each stage of ResNet-101."""
 
 
 def vgg16_stages() -> list[list[Conv]]:
@@ -80,6 +84,7 @@ def resnet101() -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"VGG-16": vgg16, "ResNet-50": resnet50, "ResNet-101": resnet101}
+"""How to build each network, by its name."""
 
 
 def resnet50_without_shortcuts() -> nn.Sequential:
@@ -120,7 +125,7 @@ def _resnet(blocks: Sequence[int]) -> nn.Module:
 
 
 def _initialised(network: nn.Module) -> nn.Module:
-    """Weights under which responses keep their size from layer to layer, in half precision too."""
+    """Set weights under which responses keep their scale from layer to layer, within the range of half precision."""
     draw = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -128,6 +133,6 @@ def _initialised(network: nn.Module) -> nn.Module:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         if isinstance(module, _Bottleneck):
-            # Each block adds a response of a fifth of the size, so that the sum over dozens stays in range.
+            # Each block adds a response of a fifth of the scale, so that the sum over dozens stays in range.
             nn.init.constant_(module.body[-1].weight, 0.2)  # type: ignore[arg-type]  # a BatchNorm2d
     return network.eval()

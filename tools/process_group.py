@@ -1,4 +1,4 @@
-"""The processes of a training run: one alone, or those that torchrun started, a device each."""
+"""The processes of a training run: a single one, or those started by torchrun, each with one device."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from torch.nn.parallel import DistributedDataParallel
 from amct_pytorch.backend import Backend
 from amct_pytorch.errors import AmctError, DeviceError
 
-# By the name of the device's backend.
+# torch.distributed's backend, by the name of the device's.
 _COLLECTIVES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
-# Words of theirs when another process is gone.
+
+# Words in their errors when another process has ended.
 _LOST = re.compile("gloo|nccl|hccl|c10d|connection|timed out|timeout|socket", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The process that this is among those of the run.
+    """The current process, among the processes of the run.
 
     Attributes
     ----------
     index, count
-        Its number, and how many there are.
+        Number of this process, from 0, and number of all processes.
     device
-        What it trains on.
+        The device that this process trains on.
     """
 
     index: int
@@ -45,35 +46,35 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """Whether this process writes files and prints."""
         return self.index == 0
 
     def wrapped(self, net: nn.Module) -> nn.Module:
-        """The model that averages gradients over the processes; it begins with the values of process 0."""
+        """The model in a wrapper that averages gradients over the processes, with the values of process 0."""
         if self.count == 1:
             return net
         return DistributedDataParallel(net, device_ids=None if self.device.type == "cpu" else [self.device.index])
 
     def share_values(self, net: nn.Module, *, buffers_only: bool = False) -> None:
-        """Give every process the values of process 0."""
+        """Copy the values of process 0 to every process."""
         if self.count > 1:
             tensors = list(net.buffers()) if buffers_only else [*net.parameters(), *net.buffers()]
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the processes."""
+        """The sum of a tensor over all processes, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def agree(self, what: str, found: object) -> None:
-        """Check that every process found the same.
+        """Check that a value is the same in every process.
 
         Raises
         ------
         DeviceError
-            They did not.
+            It differs.
         """
         if self.count == 1:
             return
@@ -85,19 +86,21 @@ class Processes:
 
 @contextlib.contextmanager
 def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processes]:
-    """Join the process group where torchrun's environment says so.
+    """Join the process group if the environment is torchrun's.
 
     Parameters
     ----------
+    backend
+        The backend of the devices.
     index
-        Number of the device of a process alone; under torchrun each has that of its LOCAL_RANK.
+        Number of the device of a single process; under torchrun LOCAL_RANK is used instead.
     timeout
-        Seconds that one process waits for another, at the beginning and ever after.
+        Seconds that a process waits for the others, at the start and at every exchange.
 
     Raises
     ------
     DeviceError
-        The others cannot be reached.
+        The other processes cannot be reached.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0")) if count > 1 else index
@@ -111,7 +114,7 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
     try:
         _reach_first(timeout)
         dist.init_process_group(name, timeout=timedelta(seconds=timeout))
-    except (RuntimeError, ValueError, OSError) as error:  # of which torch's own are subclasses
+    except (RuntimeError, ValueError, OSError) as error:  # base classes of torch's errors
         where = ":".join(os.environ.get(key, f"${key}") for key in ("MASTER_ADDR", "MASTER_PORT"))
         raise DeviceError(
             f"process {os.environ.get('RANK')} of {count} did not meet the others at {where} within {timeout:.0f} s "
@@ -126,15 +129,15 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
             f"process {os.environ.get('RANK')} of {count} lost another, which failed, was killed, or did not answer "
             f"for {timeout:.0f} s: see what that said, then start all with --resume ({error})"
         ) from error
-    # Not after an error, when the others may never come to it: the process ends and takes its connections along.
+    # Not after an error, as the others may never get here; the end of the process closes its connections.
     dist.destroy_process_group()
 
 
 def _reach_first(timeout: float) -> None:
-    """Wait until something listens where process 0 is to be: torch would take a timeout for each kind of address."""
+    """Wait until process 0 listens at its address: torch would wait a timeout for each kind of address."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if os.environ.get("RANK") == "0" or not address or not port:
-        return  # torch says what is missing
+        return  # torch reports what is missing
     end = time.monotonic() + timeout
     while True:
         try:
@@ -147,7 +150,7 @@ def _reach_first(timeout: float) -> None:
 
 
 def digest(state: Mapping[str, Any]) -> str:
-    """SHA-256 of a state dict: the same for the same names and bits."""
+    """SHA-256 of a state dict: equal for equal names, types, shapes and bits."""
     total = hashlib.sha256()
     for key, value in state.items():
         total.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())

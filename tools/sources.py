@@ -1,4 +1,4 @@
-"""Where a model and its data come from: functions that the user names, or the shipped digits."""
+"""The model and its data: from functions that the user names, or the shipped digits."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch.utils.data import Dataset, TensorDataset
 from amct_pytorch.errors import ConfigError, InputsError, ModelError
 
 Datasets = tuple[Dataset[Any], Dataset[Any]]
+"""Training data and test data."""
 
 
 def named_function(name: str) -> Any:
-    """What ``module:function`` names.
+    """The function that ``module:function`` names.
 
     Raises
     ------
     ConfigError
-        There is no such thing, or it is no function.
+        The module or the function does not exist, or the latter is not callable.
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
@@ -33,7 +34,7 @@ def named_function(name: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise  # one that the user's module imports
+            raise  # the user's module imports a missing one
         raise ConfigError(f"{name!r}: there is no module {error.name!r} in {folder} or installed") from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -65,7 +66,7 @@ def _is_dataset(found: object) -> bool:
     return hasattr(found, "__getitem__") and hasattr(found, "__len__") and len(found) > 0
 
 
-# The example has modules named `net` and `data`, as the user may have: it is imported only where it is asked for.
+# The example has modules named `net` and `data`, which would hide the user's: it is imported only when it is used.
 
 
 def _digits_model() -> nn.Module:

@@ -1,9 +1,8 @@
 """Time our decomposition against the reference product's recipe, side by side in one run.
 
-The recipe computes, for each layer, two float64 SVDs of the same matricised kernel with both full bases. The
-two take turns, pair by pair, each run in a process of its own; the table has the medians. Peak memory is that
-of the whole process. The GEMM bound is the time that the least arithmetic of a
-split would take at the speed at which this machine multiplies float32 matrices.
+For each layer the recipe computes two float64 SVDs of the same matricised kernel, with both full bases. The two run in
+turn, in pairs, each run in a separate process; the table has the medians. Peak memory is that of the whole process. The
+GEMM bound is the time of the minimum arithmetic of a split, at the speed of this machine's float32 matrix products.
 
     python tools/speed.py            # minutes
     python tools/speed.py --large    # most of an hour
@@ -37,6 +36,7 @@ from amct_pytorch.tensor_decompose.model.spec import LayerSpec, spec_of
 from networks import RESNET50, RESNET101, RESNET_STEM, Conv, resnet_bottlenecks, vgg16_stages
 
 METHOD = get_method("separable")
+"""The method that the recipe implements."""
 
 Shape = tuple[int, int, int]
 """Input channels, output channels, kernel side."""
@@ -44,14 +44,24 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Case:
-    """Layers to decompose: how many there are of each shape."""
+    """Layers to decompose.
+
+    Attributes
+    ----------
+    name
+        Label in the table.
+    layers
+        Number of layers of each shape.
+    large
+        Whether to measure the case only if asked to, in a single pair of runs.
+    """
 
     name: str
     layers: dict[Shape, int]
     large: bool = False
 
     def model(self) -> nn.ModuleList:
-        """The layers, with white noise for weights."""
+        """The layers, with white noise as weights."""
         generator = torch.Generator().manual_seed(0)
         convs = nn.ModuleList()
         for (in_channels, out_channels, side), count in self.layers.items():
@@ -67,7 +77,7 @@ def _single(channels: int, side: int, *, large: bool = False) -> Case:
 
 
 def _network(name: str, convs: Iterable[Conv]) -> Case:
-    """The convolutions of a network but those with 1×1 kernels."""
+    """The convolutions of a network, except those with 1×1 kernels."""
     return Case(name, Counter(conv[:3] for conv in convs if conv.side > 1))
 
 
@@ -115,40 +125,49 @@ def recipe(model: nn.ModuleList) -> None:
             np.linalg.svd(matrix, full_matrices=True)
 
 
-WAYS: dict[str, Callable[[nn.ModuleList], None]] = {"ours": ours, "recipe": recipe}
+SIDES: dict[str, Callable[[nn.ModuleList], None]] = {"ours": ours, "recipe": recipe}
+"""The two implementations that are compared."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took: seconds, and the peak memory of its process in GiB."""
+    """The cost of one run.
+
+    Attributes
+    ----------
+    seconds
+        Its duration.
+    gib
+        Peak memory of its process in GiB.
+    """
 
     seconds: float
     gib: float
 
 
-def cost(way: str, case: Case) -> Cost:
-    """The cost of one run, in a process of its own."""
-    command = [sys.executable, __file__, "--run", json.dumps([way, [[*shape, n] for shape, n in case.layers.items()]])]
+def cost(side: str, case: Case) -> Cost:
+    """The cost of one run, in a separate process."""
+    command = [sys.executable, __file__, "--run", json.dumps([side, [[*shape, n] for shape, n in case.layers.items()]])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(*json.loads(done.stdout))
 
 
 def recipe_cost(case: Case) -> Cost:
-    """The cost of the recipe; in a large list each shape runs once, and counts as often as it occurs."""
+    """The cost of the recipe; in a large case each shape runs once, and its time is multiplied by its number."""
     if not (case.large and len(case.layers) > 1):
         return cost("recipe", case)
     costs = [(cost("recipe", Case("", {shape: 1})), count) for shape, count in case.layers.items()]
-    # None of these processes held the whole list, so their peaks say nothing of it.
+    # No process had the whole list in memory, so its peak is unknown.
     return Cost(sum(one.seconds * count for one, count in costs), math.nan)
 
 
-def run_here(way: str, layers: list[list[int]]) -> None:
+def run_here(side: str, layers: list[list[int]]) -> None:
     """Run a case in this process, and print its cost."""
     case = Case("", {(in_, out, side): count for in_, out, side, count in layers})
     model = case.model()
-    WAYS[way](CASES[0].model())  # imports and thread pools
+    SIDES[side](CASES[0].model())  # imports and thread pools
     begin = time.perf_counter()
-    WAYS[way](model)
+    SIDES[side](model)
     taken = time.perf_counter() - begin
     print(json.dumps([taken, own_peak() / 2**30]))
 
@@ -156,7 +175,7 @@ def run_here(way: str, layers: list[list[int]]) -> None:
 def own_peak() -> int:
     """Peak resident memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # the peak that getrusage knows on Linux is inherited from the parent process
+    if status.exists():  # getrusage's peak on Linux is inherited from the parent process
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     import resource  # Windows has none
@@ -165,7 +184,7 @@ def own_peak() -> int:
 
 
 def gemm_rate() -> float:
-    """Floating-point operations a second of float32 matrix products, the best of a few."""
+    """Floating-point operations per second of float32 matrix products, the best of five."""
     matrix = torch.randn(3072, 3072)
     times = []
     for _ in range(5):
@@ -176,7 +195,7 @@ def gemm_rate() -> float:
 
 
 def operations(case: Case) -> float:
-    """Floating-point operations that a split at a quarter of the full rank cannot do without, by the Gram matrix.
+    """Minimum floating-point operations of a split at a quarter of the full rank, by the Gram matrix.
 
     Gram matrix, tridiagonalisation, leading eigenvectors, projection, residual.
     """
@@ -191,6 +210,7 @@ def operations(case: Case) -> float:
     return total
 
 
+# A row for each case, with the medians over its pairs of runs.
 COLUMNS = (
     Column("layers"),
     Column("ours s", "number"),
@@ -219,7 +239,7 @@ def measure(case: Case, runs: int) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure the cases asked for, and print the table."""
+    """Measure the cases named on the command line, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--large", action="store_true", help="also the large layers and the UNet, one pair of runs each"

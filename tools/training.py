@@ -1,4 +1,4 @@
-"""The loop of a fine-tuning run, which can be killed at any moment and goes on from the last epoch to the same end."""
+"""The loop of a fine-tuning run; one killed at any time resumes after the last epoch with the same result."""
 
 from __future__ import annotations
 
@@ -20,13 +20,42 @@ from amct_pytorch.finetune import Distillation, parameter_groups
 
 from process_group import Processes, digest
 
-_LOOK_EVERY = 10  # steps: to read a loss waits for the device
+# Steps between two checks of the loss: reading it waits for the device.
+_CHECK_EVERY = 10
+
 Row = dict[str, float]
+"""The figures of an epoch, by column of curves.csv."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides where a run ends: the same settings on the same device end with the same weights."""
+    """The settings that determine the result of a run on a given device.
+
+    Attributes
+    ----------
+    epochs
+        Number of passes over the training data.
+    batch_size
+        Samples in a batch of each process.
+    lr, weight_decay
+        Of AdamW; the learning rate at the start of a cosine schedule to 0.
+    clip
+        Largest norm of the gradients; larger ones are scaled down.
+    seed
+        Of the order of the data, and of dropout.
+    autocast
+        Type of mixed precision, "float16" or "bfloat16"; None for full precision.
+    distill
+        Whether to learn from the original too.
+    temperature, logits_weight, responses_weight
+        Of the distillation; see `amct_pytorch.finetune.Distillation`.
+    freeze_others
+        Whether to train the decomposed layers only.
+    processes
+        Number of processes.
+    decomposition
+        Origin of layers and ranks, as text.
+    """
 
     epochs: int
     batch_size: int
@@ -42,7 +71,6 @@ class Settings:
     freeze_others: bool
     processes: int
     decomposition: str
-    """Where layers and ranks come from."""
 
 
 class Diverged(Exception):
@@ -50,18 +78,22 @@ class Diverged(Exception):
 
 
 class Trainer:
-    """One process's part of a run.
+    """The work of one process of a run.
 
     Parameters
     ----------
     original, net
-        Both on the device.
+        The model before decomposition and the decomposed one, both on the device.
     train, test
         Data sets of (input, label).
+    settings
+        The settings of the run.
+    processes
+        This process, among those of the run.
     workers
-        Processes that load data.
+        Number of processes that load data.
     show
-        Whether to draw a bar.
+        Whether to draw a progress bar.
     """
 
     def __init__(
@@ -92,11 +124,11 @@ class Trainer:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of completed epochs."""
         return len(self.rows) - 1
 
     def state(self) -> dict[str, Any]:
-        """All that the next epochs depend on beside the model: generators are seeded anew for each."""
+        """Everything besides the model that the next epochs depend on; generators are reseeded at every epoch."""
         return {
             "settings": vars(self.settings),
             "rows": self.rows,
@@ -106,14 +138,14 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from what `state` returned."""
         self.rows = list(state["rows"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._scaler.load_state_dict(state["scaler"])
 
     def begin(self) -> None:
-        """Row 0: what original and decomposed model get right before training."""
+        """Record row 0: accuracy of the original and of the decomposed model before training."""
         original, accuracy = self.accuracy(self.original), self.accuracy(self.net)
         self.rows = [{"epoch": 0, "accuracy": accuracy, "original": original}]
 
@@ -123,7 +155,7 @@ class Trainer:
         Raises
         ------
         Diverged
-            A loss or a weight is not finite; what `after_epoch` wrote last is of the epoch before.
+            A loss or a weight is not finite; the last call of ``after_epoch`` was for the epoch before.
         """
         settings = self.settings
         with contextlib.ExitStack() as stack:
@@ -140,7 +172,7 @@ class Trainer:
             while self.epoch < settings.epochs:
                 begin = time.perf_counter()
                 losses = self._train_epoch(self.epoch + 1, teacher)
-                # Running statistics are each process's own.
+                # Running statistics differ between the processes.
                 self.processes.share_values(self.net, buffers_only=True)
                 self._check_finite()
                 self.processes.agree("the model's state", digest(self.net.state_dict()))
@@ -176,7 +208,7 @@ class Trainer:
         return 100 * counts[0] / counts[1]
 
     def _loader(self, epoch: int) -> DataLoader[Any]:
-        """The training data in the order of this epoch, this process's share of it."""
+        """The share of the training data of this process, in the order of this epoch."""
         seed, processes = self.settings.seed, self.processes
         sampler: Sampler[int]
         if processes.count > 1:
@@ -205,13 +237,13 @@ class Trainer:
             for step, (inputs, labels) in enumerate(batches, 1):
                 losses = self._step(inputs.to(self.device), labels.to(self.device), teacher)
                 sums += len(inputs) * torch.cat([losses, losses.new_ones(1)])
-                if step % _LOOK_EVERY == 0 or step == self._steps:
+                if step % _CHECK_EVERY == 0 or step == self._steps:
                     self._check_loss(float(sums[0] / sums[-1]), epoch, step)
         *totals, samples = self.processes.sum(sums).tolist()
         return {name: total / samples for name, total in zip(names, totals, strict=True)}
 
     def _step(self, inputs: Tensor, labels: Tensor, teacher: Distillation | None) -> Tensor:
-        """Learn from one batch; the loss, and its parts."""
+        """Train on one batch; returns the loss and its terms."""
         with self._autocast():
             outputs = self._wrapped(inputs)
             task = nn.functional.cross_entropy(outputs, labels)
@@ -223,7 +255,7 @@ class Trainer:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         with warnings.catch_warnings():
-            # The scaler leaves out steps whose gradients overflow, which the schedule wonders at.
+            # The scaler skips steps whose gradients overflow, about which the schedule warns.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._schedule.step()
         parts = [] if teacher is None else [teacher.parts[name] for name in teacher.terms]
@@ -242,11 +274,12 @@ class Trainer:
                 raise Diverged(f"epoch {self.epoch + 1}: {name!r} is not finite after it: {_ADVICE}")
 
 
+# What may help against a loss or weight that is not finite.
 _ADVICE = "use a smaller --lr or --clip, bfloat16 in place of float16, and look for NaN in the data"
 
 
 def _seed(*numbers: int) -> None:
-    """Seed what models and data draw from, so that an epoch does not depend on those before it."""
+    """Seed all random generators, so that an epoch does not depend on earlier ones."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # data sets draw from it

@@ -1,8 +1,8 @@
-"""Compare what a device computed with the reference: python3 compare.py RESULTS REFERENCE.
+"""Compare the outputs of a device with the reference: python3 compare.py RESULTS REFERENCE.
 
-Needs Python 3.8 or later and NumPy, nothing else. RESULTS is a folder of ais_bench, whose files end in the number of
-the output (``image_0.npy``, or ``image_0.bin`` with raw values); REFERENCE has ``0_NAME.npy`` and so on. The exit
-status is 0 where every output agrees, 1 where one differs, 2 where the files do not match.
+Needs only Python 3.8 or later and NumPy. RESULTS is an output folder of ais_bench, whose file names end in the number
+of the output (``image_0.npy``, or ``image_0.bin`` with raw values); REFERENCE has ``0_NAME.npy``, ``1_NAME.npy`` and so
+on. The exit status is 0 if every output agrees, 1 if one differs, 2 if the files do not match.
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ import numpy as np
 def found_output(results: Path, number: int, reference: np.ndarray) -> np.ndarray:
     """The values of one output in float64, in the shape of the reference.
 
+    Parameters
+    ----------
+    results
+        Output folder of ais_bench.
+    number
+        Number of the output, from 0.
+    reference
+        The expected values of this output.
+
     Raises
     ------
     ValueError
-        There is no file of this output, or more than one, or it has another number of values.
+        The folder does not have exactly one file of this output, or the file has another number of values.
     """
     files = [file for kind in ("npy", "bin") for file in sorted(results.glob(f"*_{number}.{kind}"))]
     if len(files) != 1:
@@ -31,7 +40,7 @@ def found_output(results: Path, number: int, reference: np.ndarray) -> np.ndarra
     if file.suffix == ".npy":
         values = np.load(file)
     else:
-        # Raw values do not tell their type: that of the reference, or float16 where there are half as many bytes.
+        # Raw values carry no type. With half as many bytes as a float32 reference they are float16.
         halves = file.stat().st_size * 2 == reference.nbytes and reference.dtype == np.float32
         values = np.fromfile(file, np.float16 if halves else reference.dtype)
     if values.size != reference.size:
@@ -41,19 +50,19 @@ def found_output(results: Path, number: int, reference: np.ndarray) -> np.ndarra
 
 
 def compare(results: Path, reference: Path, tolerance: float) -> bool:
-    """Print the differences of every output, and tell whether all are within the tolerance.
+    """Print the differences of every output, and return whether all are within the tolerance.
 
     Parameters
     ----------
     results, reference
-        The folders.
+        Output folder of ais_bench, and folder of the expected outputs.
     tolerance
-        Largest ‖y − r‖ / ‖r‖ of an output y against its reference r.
+        Largest relative error ‖y − r‖ / ‖r‖ of an output y with reference r.
 
     Raises
     ------
     ValueError
-        The folders do not match.
+        The files of the two folders do not match.
     """
     files = sorted(reference.glob("*.npy"), key=lambda file: int(file.name.partition("_")[0]))
     if not files:
@@ -66,7 +75,7 @@ def compare(results: Path, reference: Path, tolerance: float) -> bool:
         difference = np.abs(found - expected)
         norm = math.sqrt(float(np.square(expected).sum()))
         error = math.sqrt(float(np.square(difference).sum())) / (norm or 1.0)
-        right = error <= tolerance  # False for NaN
+        right = error <= tolerance  # NaN compares as False
         agree = agree and right
         line = f"{file.stem}: max {difference.max():.3g}, mean {difference.mean():.3g}, relative {error:.3g}"
         if expected.ndim == 2 and expected.shape[1] > 1:
@@ -76,7 +85,7 @@ def compare(results: Path, reference: Path, tolerance: float) -> bool:
 
 
 def main() -> int:
-    """Compare the two folders that the command line names."""
+    """Compare the two folders named on the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("results", type=Path, help="folder with what the device computed")
     parser.add_argument("reference", type=Path, help="folder with the reference, such as outputs/model")

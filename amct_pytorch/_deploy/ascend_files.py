@@ -1,4 +1,4 @@
-"""The text of the scripts and of the README for an Ascend device, after the documentation of CANN's ATC."""
+"""The text of the scripts and of the README for an Ascend device, following the documentation of CANN's ATC."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from .dynamic_sizes import Dynamic
 
-# After the names that npu-smi gives. A bare Ascend910B is an older chip than the Ascend910B1 to B4.
+# Patterns of the names that npu-smi prints, and the family of each. A bare Ascend910B is an older, unsupported chip.
 _FAMILIES = (
     (r"Ascend910B\d(C|-\d)?", "Atlas A2"),
     (r"Ascend910_93\d\d", "Atlas A3"),
@@ -24,7 +24,7 @@ class Target:
     Attributes
     ----------
     soc_version
-        Its name for ATC.
+        Name of the chip, the value of ATC's option ``--soc_version``.
     family
         "Atlas A2", "Atlas A3" or "Ascend 950".
     """
@@ -40,9 +40,9 @@ class Network:
     Attributes
     ----------
     name
-        Of the file, without its ending.
+        Name of the file without its suffix.
     shapes
-        Of its inputs by name, in order; -1 where a size is left open.
+        Shapes of its inputs by name, in the order of the inputs; -1 for a dynamic size.
     """
 
     name: str
@@ -50,29 +50,38 @@ class Network:
 
 
 def target_of(soc_version: object) -> Target:
-    """The chip of this name.
+    """The chip with this name.
+
+    Parameters
+    ----------
+    soc_version
+        A name that ``npu-smi info`` prints: "Ascend910B3".
 
     Raises
     ------
     ConfigError
-        This is no name of one.
+        No supported chip has this name.
     """
     for pattern, family in _FAMILIES:
         if isinstance(soc_version, str) and re.fullmatch(pattern, soc_version):
             return Target(soc_version, family)
     raise ConfigError(
         f"soc_versions: expected names such as Ascend910B3 (Atlas A2), Ascend910_9391 (Atlas A3) or Ascend950PR_9599 "
-        f"(Ascend 950), found {soc_version!r}: `npu-smi info` on the device tells its own"
+        f"(Ascend 950), found {soc_version!r}: run `npu-smi info` on the device to see its name"
     )
 
 
 def atc_script(target: Target, networks: Sequence[Network], precision: str, dynamic: Dynamic) -> str:
-    """A program that compiles the networks for a chip.
+    """A shell script that compiles the networks for a chip.
 
     Parameters
     ----------
+    target
+        The chip.
+    networks
+        The ONNX files to compile.
     precision
-        The default; the variable PRECISION sets another.
+        Default of ATC's ``--precision_mode_v2``; the script's environment variable PRECISION overrides it.
     dynamic
         The sizes to compile for.
     """
@@ -112,14 +121,14 @@ def _atc_command(target: Target, network: Network, dynamic: Dynamic) -> str:
 
 
 def run_script(inputs: Sequence[str], size: Sequence[str]) -> str:
-    """A program that runs a compiled network on the inputs and compares what it gives.
+    """A shell script that runs a compiled network on the inputs and compares its outputs with PyTorch's.
 
     Parameters
     ----------
     inputs
         Files of the inputs, in order.
     size
-        Options that tell ais_bench their size.
+        Options of ais_bench that set the size of the inputs; empty for fixed sizes.
     """
     options = "".join(f" {option}" for option in size)
     return f"""#!/usr/bin/env bash
@@ -138,7 +147,19 @@ python3 compare.py "results/$name" "outputs/${{name%%_*}}" "$@"
 
 
 def readme(targets: Sequence[Target], networks: Sequence[Network], precision: str, size: Sequence[str]) -> str:
-    """What to run on the device."""
+    """The README of the directory: the commands to run on the device.
+
+    Parameters
+    ----------
+    targets
+        The chips that the directory has scripts for; the commands are shown for the first.
+    networks
+        The ONNX files.
+    precision
+        Default of ATC's ``--precision_mode_v2``.
+    size
+        Options of ais_bench that set the size of the inputs; empty for fixed sizes.
+    """
     first = targets[0]
     om = f"{{}}_{first.soc_version}_{precision}.om"
     others = "".join(f"\n- `bash atc_{target.soc_version}.sh` for {target.family}" for target in targets)
@@ -159,8 +180,8 @@ bash run.sh {om.format("model")}
 
 The first sets up CANN, where it is installed; the second compiles with `atc`; the third runs the compiled model with
 `ais_bench` on the inputs in `inputs/` and compares its outputs with those of PyTorch in `outputs/`. It needs Python 3,
-NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` calls an output right whose relative
-error ‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision that `--tolerance` changes.
+NumPy, and the wheels `aclruntime` and `ais_bench` of Ascend's tools. `compare.py` accepts an output if its relative
+error ‖y − r‖ / ‖r‖ is at most 0.01, a rule of thumb for half precision; `--tolerance` sets another limit.
 
 The scripts for the chips:
 {others}
@@ -175,9 +196,9 @@ PRECISION=origin bash atc_{first.soc_version}.sh
 bash run.sh model_{first.soc_version}_origin.om
 ```
 
-Convolutions may run in HF32 all the same, which has no more bits of mantissa than half precision.
+Convolutions may still run in HF32, whose mantissa has no more bits than that of half precision.
 
-How fast it is, as `median` of `NPU_compute_time`:
+To measure its speed, see `median` of `NPU_compute_time` in the output of
 
 ```sh
 {times}

@@ -13,21 +13,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Each network is timed this often, in turn with the other: a drift of the device shows as a spread of the rounds.
 _ROUNDS = 3
+
+# The end of a tool's output that an error quotes.
 _LAST_CHARACTERS = 2000
+
+# The line of ais_bench's summary with the time on the device.
 _SUMMARY = re.compile(r"NPU_compute_time.*?median\s*=\s*([\d.]+)")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What came of running ``atc`` here.
+    """The result of running ``atc`` here.
 
     Attributes
     ----------
     soc_version
         The chip that was compiled for.
     error
-        The end of what it printed when it failed; empty when it did not.
+        The end of its output if it failed; empty if it succeeded.
     """
 
     soc_version: str
@@ -39,16 +44,16 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Timing:
-    """What came of running ``ais_bench`` here, the two models in turn.
+    """The result of running ``ais_bench`` here, on both models in turn.
 
     Attributes
     ----------
     soc_version
         The chip that was compiled for.
     model, original
-        Median milliseconds of each round; without an original, or after an error, empty.
+        Median time of an inference in milliseconds, for each round; empty after an error, or without an original.
     error
-        The end of what it printed when it failed; empty when it did not.
+        The end of its output if it failed; empty if it succeeded.
     """
 
     soc_version: str
@@ -58,7 +63,7 @@ class Timing:
 
     @property
     def speed_up(self) -> float | None:
-        """How many times faster the model is than the original; None where not both were timed."""
+        """Time of the original divided by that of the model, of the medians; None unless both were timed."""
         if not self.model or not self.original:
             return None
         return statistics.median(self.original) / statistics.median(self.model)
@@ -73,7 +78,22 @@ class Timing:
 
 
 def convert(folder: Path, soc_versions: Sequence[str], precision: str) -> list[Conversion]:
-    """Run the script for every chip; none where ``atc`` is not on the PATH."""
+    """Run the script of every chip.
+
+    Parameters
+    ----------
+    folder
+        Has the scripts and the ONNX files.
+    soc_versions
+        Names of the chips.
+    precision
+        ATC's ``--precision_mode_v2``.
+
+    Returns
+    -------
+    list of Conversion
+        One for each chip; empty if ``atc`` is not on the PATH.
+    """
     if shutil.which("atc") is None:
         return []
     environment = {**os.environ, "PRECISION": precision}
@@ -86,12 +106,25 @@ def convert(folder: Path, soc_versions: Sequence[str], precision: str) -> list[C
 def time_compiled(
     folder: Path, soc_versions: Sequence[str], networks: Sequence[str], precision: str, size: Sequence[str]
 ) -> list[Timing]:
-    """Time the networks compiled for every chip, in turn; none where ``ais_bench`` cannot be imported.
+    """Time the networks compiled for every chip, in turn.
 
     Parameters
     ----------
+    folder
+        Has the compiled models.
+    soc_versions
+        Names of the chips.
+    networks
+        Names of the ONNX files without suffix: "model", and "original" if it was exported.
+    precision
+        The precision that they were compiled with.
     size
-        Options that give ais_bench the size of the inputs.
+        Options of ais_bench that set the size of the inputs; empty for fixed sizes.
+
+    Returns
+    -------
+    list of Timing
+        One for each chip; empty if ``ais_bench`` cannot be imported.
     """
     if not _has_ais_bench():
         return []
@@ -113,14 +146,14 @@ def _time(folder: Path, soc_version: str, networks: Sequence[str], precision: st
 
 
 def _has_ais_bench() -> bool:
-    """Whether the tool for .om files is there: another package of the same name has no infer."""
+    """Whether Ascend's ais_bench is installed: an unrelated package of the same name has no folder infer."""
     spec = importlib.util.find_spec("ais_bench")
     folders = spec.submodule_search_locations if spec else None
     return any(Path(folder, "infer").is_dir() for folder in folders or ())
 
 
 def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[str, str]:
-    """What a program printed, and the end of that where it failed."""
+    """The output of a program, and the end of it as an error message if the program failed, else an empty one."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Batch and image sizes that are left open in a file: which axes these are, and inputs of other sizes to try it on."""
+"""Dynamic batch and image sizes of an exported file: which axes they are, and inputs to check them with."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from .._run.arguments import is_whole, setting_error
-from .._run.inputs import batch_size_of, resized
+from .._run.inputs import batch_size_of, resized, tensors_of
 from .._run.tensors import map_tensors
 from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Dynamic:
-    """What is left open in the file, and the sizes at which it is checked.
+    """The dynamic sizes of a file, as the values with which it is checked.
 
     Attributes
     ----------
     batches
-        Numbers of samples; None for a fixed one.
+        Numbers of samples; None if the number of samples is fixed.
     image_sizes
-        (height, width) of the images; None for a fixed one.
+        (height, width) of the images in pixels; None if their size is fixed.
     """
 
     batches: tuple[int, ...] | None = None
@@ -33,12 +33,25 @@ class Dynamic:
 
 
 def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ...] | None:
-    """The numbers of samples to check at: the given one, 1 and 8, or those listed; None for a fixed one.
+    """The numbers of samples to check with.
+
+    Parameters
+    ----------
+    dynamic
+        False or None for a fixed number; True for that of the inputs, 1 and 8; or a list of numbers.
+    inputs
+        The user's inputs, which set the fixed number.
+
+    Returns
+    -------
+    tuple of int, or None
+        None if the number of samples is fixed.
 
     Raises
     ------
     ConfigError
-        This is no list of such, or the inputs have no samples.
+        The list is empty or has a number below 1, or the inputs have no first axis; `ConfigTypeError` if it is not
+        a list of whole numbers.
     """
     if dynamic is False or dynamic is None:
         return None
@@ -57,12 +70,25 @@ def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ..
 
 
 def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) -> tuple[tuple[int, int], ...] | None:
-    """The (height, width) to check at: the given one and its double, or those listed; None for a fixed one.
+    """The image sizes to check with.
+
+    Parameters
+    ----------
+    dynamic
+        False or None for a fixed size; True for that of the inputs and twice that; or a list of (height, width).
+    inputs
+        The user's inputs, which set the fixed size.
+
+    Returns
+    -------
+    tuple of (height, width), or None
+        None if the size is fixed.
 
     Raises
     ------
     ConfigError
-        This is no list of such, or the inputs have no images.
+        The list is empty or has a size below 1, or no input is (N, C, H, W); `ConfigTypeError` if it is not a list of
+        pairs of whole numbers.
     """
     if dynamic is False or dynamic is None:
         return None
@@ -82,22 +108,33 @@ def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) 
 
 
 def image_size_of(inputs: Any) -> tuple[int, int] | None:
-    """Height and width of the first tensor (N, C, H, W)."""
-    images = (leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim() == 4)
-    return next(((image.shape[2], image.shape[3]) for image in images), None)
-
-
-def open_axes(inputs: Any, arguments: dict[str, Any], dynamic: Dynamic) -> dict[str, Any] | None:
-    """For every tensor of the inputs the axes left open, by their names.
+    """Height and width of the first tensor (N, C, H, W); None if there is none.
 
     Parameters
     ----------
     inputs
-        As the user gave them: the first tensor tells the batch size, the first image the image size.
+        Tensors in any structure of containers.
+    """
+    images = (tensor for tensor in tensors_of(inputs) if tensor.dim() == 4)
+    return next(((image.shape[2], image.shape[3]) for image in images), None)
+
+
+def open_axes(inputs: Any, arguments: dict[str, Any], dynamic: Dynamic) -> dict[str, Any] | None:
+    """The ``dynamic_shapes`` of `torch.onnx.export`: for every input tensor, its dynamic axes and their names.
+
+    Parameters
+    ----------
+    inputs
+        The user's inputs: the first tensor defines the batch size, the first image the image size.
     arguments
-        The same by the parameters of the model that they go to.
+        The same inputs by the parameters of the model's forward.
     dynamic
-        What is left open.
+        The dynamic sizes.
+
+    Returns
+    -------
+    dict or None
+        None if all sizes are fixed.
     """
     if dynamic.batches is None and dynamic.image_sizes is None:
         return None
@@ -115,7 +152,15 @@ def open_axes(inputs: Any, arguments: dict[str, Any], dynamic: Dynamic) -> dict[
 
 
 def at_all_sizes(inputs: Any, dynamic: Dynamic) -> Iterator[Any]:
-    """The inputs at the sizes to check, values repeated or cut."""
+    """The inputs at each size to check, with their values repeated or cut.
+
+    Parameters
+    ----------
+    inputs
+        The user's inputs; yielded as they are if all sizes are fixed.
+    dynamic
+        The sizes.
+    """
     if dynamic.batches is None and dynamic.image_sizes is None:
         yield inputs
     for batch in dynamic.batches or ():

@@ -1,16 +1,16 @@
-"""What `amct_pytorch.export` wrote and checked, as data, as a table, and as JSON."""
+"""The report of `amct_pytorch.export`: what was written and checked, as data, as a table, and as JSON."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import ClassVar
 
-from .._report.json_file import save_json
-from .._report.report import Report
+from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import in_gib, settings_line
 
-_TOLERANCE = 1e-4  # relative; what float32 rounds off, summed over a deep network
+# Largest max|y − r| / max|r| that passes: rounding in float32, accumulated over a deep network.
+_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class TensorInfo:
     name
         Its name in the file.
     dtype
-        As onnxruntime writes it: "tensor(float)".
+        Its type in onnxruntime's notation: "tensor(float)".
     shape
-        Its sizes; a name such as "batch" where the size is dynamic.
+        Its sizes; a dynamic size is given by name, such as "batch".
     """
 
     name: str
@@ -34,16 +34,16 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """How far onnxruntime and PyTorch are apart on one set of inputs, r being what PyTorch gives.
+    """How far the outputs y of onnxruntime are from the outputs r of PyTorch on one set of inputs.
 
     Attributes
     ----------
     shapes
-        Of the inputs.
+        Shapes of the input tensors.
     max_difference, mean_difference
-        Of |y − r| over all values of all outputs.
+        Maximum and mean of |y − r| over all values of all outputs.
     relative_difference
-        max|y − r| / max|r| of the output for which it is largest.
+        The largest max|y − r| / max|r| of any output.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -53,29 +53,31 @@ class ExportCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the two agree to 1e-4 relative, which is rounding in float32; NaN does not."""
+        """Whether the relative difference is at most 1e-4, rounding in float32; False for NaN."""
         return self.relative_difference <= _TOLERANCE
 
 
 @dataclass(frozen=True)
-class ExportReport(Report):
+class ExportReport(JsonReport):
     """What `export_onnx` wrote and checked; prints as a table.
 
     Attributes
     ----------
     path
-        The file.
+        Path of the file.
     opset
-        Its version of the ONNX operators.
+        Version of the ONNX operators in it.
     size
-        Its bytes.
+        Size of the file in bytes.
     inputs, outputs
         A `TensorInfo` for each.
     checks
         An `ExportCheck` for each set of input shapes that was run.
     versions
-        Of torch and of the packages that took part.
+        Version of torch and of each package used, by name.
     """
+
+    json_format: ClassVar[str] = "amct_pytorch.export"
 
     path: str
     opset: int
@@ -87,28 +89,11 @@ class ExportReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether onnxruntime agreed with PyTorch on all inputs that were run."""
+        """Whether onnxruntime agreed with PyTorch on every set of inputs."""
         return all(check.ok for check in self.checks)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Parameters
-        ----------
-        path
-            Of the file; folders that are missing are made.
-
-        Raises
-        ------
-        ConfigError
-            The path is none.
-        ReportAccessError
-            The file cannot be written. After an error there is the old file or none.
-        """
-        save_json(self, "export", path)
-
     def tables(self) -> list[Table]:
-        """A table with a row for each set of inputs that was run."""
+        """A table with a row for each set of inputs."""
         rows = tuple(
             (
                 ", ".join("×".join(map(str, shape)) for shape in check.shapes),
@@ -126,6 +111,7 @@ class ExportReport(Report):
         ]
 
 
+# In a narrow terminal the result and the relative difference are the last to be left out.
 _COLUMNS = (
     Column("inputs", "name"),
     Column("max difference", "number", priority=1),

@@ -1,4 +1,4 @@
-"""How a model is written as one ONNX file and compared with PyTorch."""
+"""Write a model as one ONNX file, and compare its outputs in onnxruntime with those in PyTorch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .._report.units import ratio_of
-from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model
+from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model, tensors_of
 from .._run.isolation import untouched_generators
 from .._run.placement import placed_inputs, placed_model
 from .._run.tensors import map_tensors
@@ -27,12 +26,12 @@ from ..errors import ExportError, MissingExtra, ModelError
 from .dynamic_sizes import Dynamic, at_all_sizes, open_axes
 from .export_report import ExportCheck, ExportReport, TensorInfo
 
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra "export"
 _CPU = torch.device("cpu")
 
 
 def require_extra() -> None:
-    """Check that the packages of the extra are there.
+    """Check that the packages of the extra ``export`` are installed.
 
     Raises
     ------
@@ -48,17 +47,28 @@ def require_extra() -> None:
 
 
 def on_host(model: nn.Module, inputs: object) -> tuple[nn.Module, Any]:
-    """Copies of model and inputs on the host, in eval mode, in float32, contiguous.
+    """Contiguous float32 copies of model and inputs on the host, the model in eval mode.
+
+    Parameters
+    ----------
+    model
+        On any device.
+    inputs
+        A tensor, a tuple of positional arguments, or a mapping of keyword arguments; on any device.
 
     Raises
     ------
-    ModelError, InputsError, DeviceError
-        This is no model, the inputs are of another type, or the model cannot be copied.
+    ModelError
+        The model is not a `torch.nn.Module`, was made by torch.jit, or has uninitialised parameters.
+    InputsError
+        The inputs have another type, contain NaN or infinity, or are on the meta device.
+    DeviceError
+        The model cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be a torch.nn.Module, found {type(model).__module__}.{type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model was made by torch.jit: export the one that it was made from")
+        raise ModelError("the model was made by torch.jit: export the torch.nn.Module that was scripted or traced")
     lazy = [name for name, weight in model.named_parameters() if isinstance(weight, nn.UninitializedParameter)]
     if lazy:
         raise ModelError(f"{', '.join(lazy)} have no values yet: run the model once, then export it")
@@ -70,7 +80,12 @@ def on_host(model: nn.Module, inputs: object) -> tuple[nn.Module, Any]:
 
 
 def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
-    """The tensors that a model on the host gives, in the order of their place in its output.
+    """The tensors that a model returns, in their order in the output structure.
+
+    Parameters
+    ----------
+    model, inputs
+        From `on_host`.
 
     Raises
     ------
@@ -79,32 +94,35 @@ def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
     """
     with torch.no_grad(), untouched_generators([]):
         outputs = run_model(model, inputs, "inputs")
-    # A ModelOutput that no pytree knows is a mapping.
-    leaves = tree_leaves(dict(outputs) if isinstance(outputs, dict) else outputs)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    # A ModelOutput is a mapping, but not necessarily registered as a pytree node.
+    return tensors_of(dict(outputs) if isinstance(outputs, dict) else outputs)
 
 
 def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, opset: int = 18) -> ExportReport:
-    """Export a model that is on the host to a file, and check that.
+    """Export a model to a file, and check the file in onnxruntime.
 
     Parameters
     ----------
     model, inputs
         From `on_host`.
     file
-        In a folder that exists.
+        The file to write, in an existing folder.
     dynamic
-        What to leave open, and where to check it.
+        The dynamic sizes, and the values to check them with.
     opset
         Version of the ONNX operators.
 
     Raises
     ------
-    InputsError, ExportError, OSError
-        As `export_onnx` has it.
+    InputsError
+        The model fails on the inputs.
+    ExportError
+        The exporter fails, the file would be larger than 2 GiB, or onnxruntime cannot run it.
+    OSError
+        The file cannot be written.
     """
     outputs_of(model, inputs)
-    # torch.export takes a size of 1 for a constant.
+    # torch.export treats a size of 1 as a constant.
     example = resized(inputs, 2) if dynamic.batches and batch_size_of(inputs) == 1 else inputs
     program = _program(model, example, dynamic, opset)
     try:
@@ -132,7 +150,7 @@ def _program(model: nn.Module, inputs: Any, dynamic: Dynamic, opset: int) -> tor
     args = (args,) if isinstance(args, Tensor) else tuple(args)
     arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     if args and isinstance(args[-1], dict):
-        args += ({},)  # torch.onnx takes a last dict for keywords
+        args += ({},)  # torch.onnx takes a dict in last place for the keyword arguments
     try:
         with _quiet(), torch.no_grad(), untouched_generators([]):
             program = torch.onnx.export(
@@ -161,7 +179,7 @@ def _program(model: nn.Module, inputs: Any, dynamic: Dynamic, opset: int) -> tor
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed and on its own old calls."""
+    """Silence the exporter's messages about missing optional packages, and its own deprecation warnings."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -174,7 +192,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _layer_of(error: BaseException, model: nn.Module) -> str | None:
-    """The layer at which an exporter failed: the last that was running, or the one that its graph node came from."""
+    """Name of the layer at which the exporter failed: the last that was running, or that of the graph node."""
     names = {module: name for name, module in model.named_modules()}
     layer = None
     step: BaseException | None = error
@@ -218,8 +236,8 @@ def _session(file: Path) -> Any:
 
 def _check(model: nn.Module, session: Any, inputs: Any) -> ExportCheck:
     expected = outputs_of(model, inputs)
-    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    # The file has the inputs in the order of the arguments.
+    tensors = tensors_of(inputs)
+    # The inputs of the file have the order of the arguments.
     names = [item.name for item in session.get_inputs()]
     try:
         found = session.run(None, {name: leaf.numpy() for name, leaf in zip(names, tensors, strict=True)})

@@ -1,1 +1,1 @@
-"""Parts of a fine-tuning loop: distillation, and what is trained."""
+"""Parts of a fine-tuning loop: distillation, and the choice of trained parameters."""

@@ -1,4 +1,4 @@
-"""Distillation: a decomposed model learns from the one that it was made from."""
+"""Distillation: a decomposed model learns from the original."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ if TYPE_CHECKING:
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     """Kullback-Leibler divergence between softened class probabilities, times the temperature squared.
 
-    The square keeps its gradients of the size of those of a loss on hard labels (Hinton, Vinyals and Dean,
+    The square keeps its gradients at the scale of those of a loss on hard labels (Hinton, Vinyals and Dean,
     "Distilling the Knowledge in a Neural Network", 2015).
 
     Parameters
     ----------
     student, teacher
-        Logits (N, C) or (N, C, …); the mean is taken over all but C.
+        Logits of shape (N, C) or (N, C, …), of the same shape.
     temperature
-        Softens both: logits are divided by it.
+        Logits are divided by it; above 0.
+
+    Returns
+    -------
+    Tensor
+        A float32 scalar: the sum over the C classes, averaged over all other axes.
     """
     soft = functional.log_softmax(teacher.float() / temperature, dim=1)
     divergence = functional.kl_div(
@@ -40,24 +45,29 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
 
 
 def response_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """‖student − teacher‖² / ‖teacher‖² of the responses of a layer, so that layers of any scale count alike.
+    """Relative squared error ‖student − teacher‖² / ‖teacher‖² of a layer's response, independent of the layer's scale.
 
-    These are the hints of Romero et al., "FitNets: Hints for Thin Deep Nets", 2015; shapes are equal, so no regressor
-    is needed.
+    This is the hint loss of Romero et al., "FitNets: Hints for Thin Deep Nets", 2015, without their regressor, as both
+    responses have the same shape.
 
     Parameters
     ----------
     student, teacher
         Responses of the same shape, the teacher's without gradients.
+
+    Returns
+    -------
+    Tensor
+        A float32 scalar. For a teacher's response of zeros the error is absolute.
     """
     teacher = teacher.float()
     energy = teacher.square().sum()
-    # Of a layer that answers 0 nothing is relative to that.
+    # A response of zeros has no relative error.
     return (student.float() - teacher).square().sum() / torch.where(energy > 0, energy, 1)
 
 
 class Distillation:
-    """Let a decomposed model learn from the one that it was made from.
+    """Let a decomposed model learn from the original.
 
     ::
 
@@ -66,32 +76,34 @@ class Distillation:
                 outputs = net(images)
                 loss = criterion(outputs, labels) + distillation.loss(outputs)
 
-    Within the block each forward pass of the decomposed model that records gradients first runs the original on the
-    same inputs: in eval mode, without gradients, in the same autocast. Both models get hooks, which go when the block
-    ends, by an exception too; the original's training flags are then as before. In DistributedDataParallel give the
-    model inside, and call the wrapper. Not for models under `torch.compile` or activation checkpointing.
+    Within the block, each forward pass of the decomposed model that records gradients first runs the original on the
+    same inputs: in eval mode, without gradients, under the same autocast. When the block ends, also by an exception,
+    the hooks of both models are removed and the original's training flags restored. With DistributedDataParallel, pass
+    its ``module`` here and call the wrapper. `torch.compile` and activation checkpointing are not supported.
 
     Parameters
     ----------
     original
-        The model before decomposition, a copy of its own, on the same device.
+        The model before decomposition, a separate copy on the same device.
     decomposed
         The model to train.
     temperature
-        Of `distillation_loss`.
+        Temperature of `distillation_loss`, above 0.
     logits
-        Weight of `distillation_loss` between the outputs.
+        Weight of `distillation_loss` between the outputs, 0 or more.
     responses
-        Weight of `response_loss`, the mean over the calls of all decomposed layers.
+        Weight of the mean `response_loss` over the calls of all decomposed layers, 0 or more.
     logits_of
-        From what the models return to logits (N, C, …); by default they return these themselves.
+        Maps the models' outputs to logits (N, C, …); by default the outputs are the logits.
 
     Raises
     ------
     ModelError, LayerError
-        The second is not a decomposed form of the first.
+        The two are not a model and its decomposed form. In a forward pass, `LayerError` if a decomposed layer runs more
+        often than the original layer, or their responses differ in shape.
     ConfigError
-        A setting is wrong.
+        A weight or the temperature is out of range, or both weights are 0; on entering the block, the two models are
+        on different devices. `ConfigTypeError` if a weight or the temperature is not a number.
     """
 
     def __init__(
@@ -109,7 +121,7 @@ class Distillation:
             if not is_number or not 0 <= value < float("inf"):
                 raise setting_error(f"{name} must be a number from 0 on, found {value!r}", of_right_type=is_number)
         if not temperature:
-            raise ConfigError("temperature must be over 0, found 0")
+            raise ConfigError("temperature must be above 0, found 0")
         if not logits and not responses:
             raise ConfigError("logits and responses are both 0: give at least one of them a weight")
         self._pairs = pairs_of(original, decomposed)
@@ -122,11 +134,11 @@ class Distillation:
         self._outputs: Any = None
         self._ran = False
         self.parts: dict[str, Tensor] = {}
-        """The last loss by its parts, unweighted: "logits", "responses"."""
+        """The unweighted terms of the last loss by name: "logits", "responses"."""
 
     @property
     def terms(self) -> list[str]:
-        """Names of the parts that the loss is going to have: "logits", "responses"."""
+        """Names of the terms of the loss: "logits", "responses", or one of them if the other has weight 0."""
         return [name for name, weight in (("logits", self._logits), ("responses", self._responses)) if weight]
 
     def __enter__(self) -> Self:
@@ -143,7 +155,7 @@ class Distillation:
             stack.callback(hook.remove)
             if self._responses:
                 for pair in self._pairs:
-                    # In front of the user's own hooks, which may change what a layer answers.
+                    # Before the user's own hooks, which may change a response.
                     for layer, see in ((pair.original, self._see_original), (pair.decomposed, self._see_decomposed)):
                         handle = layer.register_forward_hook(see(pair), prepend=True)
                         stack.callback(handle.remove)
@@ -154,19 +166,19 @@ class Distillation:
         self._cleanup.close()
 
     def loss(self, outputs: Any) -> Tensor:
-        """The weighted loss of the last forward pass.
+        """The weighted loss of the last forward pass, a scalar with gradients.
 
         Parameters
         ----------
         outputs
-            What the decomposed model returned.
+            The outputs of the decomposed model in this forward pass.
 
         Raises
         ------
         InputsError
-            There was no forward pass with gradients since the last call, or the outputs are no logits.
+            No forward pass has recorded gradients since the last call, or the outputs are not logits (N, C, …).
         LayerError
-            A decomposed layer did not run as often as the original's.
+            A decomposed layer ran less often than the original layer, or no decomposed layer ran.
         """
         if not self._ran:
             raise InputsError(
@@ -199,7 +211,7 @@ class Distillation:
 
     def _see_original(self, pair: Pair) -> Callable[..., None]:
         def see(layer: nn.Module, args: object, response: Tensor) -> None:
-            # A copy, as an activation that follows may work in place.
+            # A copy, as the next activation may work in place.
             self._targets[pair.name].append(response.detach().clone())
 
         return see
@@ -235,7 +247,7 @@ class Distillation:
         return logits
 
     def _forget(self) -> None:
-        """Let go of the responses, and of the graph behind them."""
+        """Drop the responses, and with them the graph that they hold."""
         self._targets, self._losses, self._outputs, self._ran = {}, [], None, False
 
 

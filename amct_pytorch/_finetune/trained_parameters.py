@@ -1,4 +1,4 @@
-"""Which parameters are trained, and how: those of the decomposed layers apart from the others, or alone."""
+"""Choose the trained parameters: those of the decomposed layers in their own optimizer group, or alone."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from ..tensor_decompose.model.layers import chains_of, check_model
 
 
 def parameter_groups(model: nn.Module, **decomposed: Any) -> list[dict[str, Any]]:
-    """Trainable parameters for an optimizer, those of the decomposed layers in a group of their own.
+    """The trainable parameters as groups for an optimizer: those of the decomposed layers, and the others.
 
     Parameters
     ----------
     model
         A decomposed model.
     **decomposed
-        Options of the optimizer for the decomposed layers: ``lr=1e-3``.
+        Options of the optimizer for the decomposed layers, such as ``lr=1e-3``.
 
     Returns
     -------
     list of dict
-        ``{"name": "decomposed", "params": […], **decomposed}`` and ``{"name": "others", "params": […]}``, each only
-        where it is not empty. A tied parameter is in one of them once.
+        ``{"name": "decomposed", "params": […], **decomposed}`` and ``{"name": "others", "params": […]}``, without empty
+        groups. A tied parameter occurs once.
 
     Raises
     ------
-    ModelError, LayerError
-        The model is wrapped, or nothing in it is decomposed or trainable.
+    ModelError
+        The model is wrapped.
+    LayerError
+        The model has no decomposed layer, or no trainable parameter.
     """
     new = _new_parameters(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -48,14 +50,21 @@ def parameter_groups(model: nn.Module, **decomposed: Any) -> list[dict[str, Any]
 def others_frozen(model: nn.Module) -> Iterator[None]:
     """Train only the decomposed layers during a block.
 
-    Every other parameter requires no gradient, and normalisation layers use and keep their running statistics,
-    whatever mode the model is put into. All is as before when the block ends, by an exception too. Enter it before
-    the model is wrapped in DistributedDataParallel.
+    All other parameters require no gradient, and normalisation layers use their running statistics without updating
+    them, whether the model is in training or eval mode. When the block ends, also by an exception, everything is
+    restored. Enter the block before wrapping the model in DistributedDataParallel.
+
+    Parameters
+    ----------
+    model
+        A decomposed model.
 
     Raises
     ------
-    ModelError, LayerError
-        The model is wrapped, or nothing in it is decomposed.
+    ModelError
+        The model is wrapped.
+    LayerError
+        The model has no decomposed layer.
     """
     new = _new_parameters(model)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters() if id(parameter) not in new]
@@ -78,7 +87,7 @@ def _new_parameters(model: nn.Module) -> set[int]:
 
 
 def _kept_in_eval(module: nn.Module) -> Callable[[], None]:
-    """Run a module in eval mode from now on, its flag otherwise as the user sets it. Returns what ends that."""
+    """Run a module in eval mode, whatever its training flag says, until the returned function is called."""
     modes: list[bool] = []
 
     def before(module: nn.Module, args: object) -> None:

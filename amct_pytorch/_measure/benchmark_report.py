@@ -1,41 +1,42 @@
-"""What `amct_pytorch.benchmark` measured, as data, as tables, and as JSON."""
+"""The report of `amct_pytorch.benchmark`, as data, as tables, and as JSON."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from .._report.json_file import save_json
-from .._report.report import Report
+from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import in_gib, in_ms, name_of, settings_line
 from ..backend import DeviceInfo
 from .timing import Comparison
 
 WHOLE = "whole model"
-"""What a forward pass of the model is called among its layers."""
+"""Name of the row, and of the progress step, of the model's whole forward pass."""
 
 
 @dataclass(frozen=True)
 class LayerBenchmark:
-    """What was measured of one decomposed layer.
+    """Times and sizes of one decomposed layer.
 
     Attributes
     ----------
     name
-        The first name of the layer.
+        Name of the layer in the model; of a shared layer, the first.
     conv
-        Its geometry, in words.
-    mode, ranks
-        Kernel sizes in the chain that replaces it, and the channels between them.
+        Its geometry as text: "64→128, 3×3".
+    mode
+        Kernel sizes of the chain that replaces it: "3×1, 1×3".
+    ranks
+        Numbers of channels between the layers of the chain.
     calls
-        How often it runs in a forward pass; the times are those of all its calls.
+        How often it runs in a forward pass; the times are of all its calls together.
     parameters, parameters_after
-        Numbers of weights and biases.
+        Numbers of weights and biases, of the original layer and of the chain.
     macs, macs_after
-        Multiply-accumulates in a forward pass.
+        Multiply-accumulate operations in a forward pass, of the original layer and of the chain.
     comparison
         Times of the original layer and of the chain, and the speed-up; None for a layer that did not run.
     """
@@ -53,36 +54,36 @@ class LayerBenchmark:
 
     @property
     def verdict(self) -> str:
-        """Whether the chain is "faster", "slower", or "no difference seen"; "did not run"."""
+        """The verdict on the chain: "faster", "slower", "no difference seen", or "did not run"."""
         return self.comparison.speed_up.verdict if self.comparison else "did not run"
 
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """What was measured in one floating-point type, at one batch size, eager or compiled.
+    """Results in one floating-point type, at one batch size, eager or compiled.
 
     Attributes
     ----------
     dtype
         The type of weights and inputs.
     batch_size
-        Samples in a forward pass; None for inputs without any.
+        Number of samples in a forward pass; None if no input tensor has an axis.
     compiled
         Whether both models, and each of their layers, were compiled.
     settings
-        Of the process while it was measured.
+        Settings of the process during the measurement that change results or speed, value by name.
     layers
         One `LayerBenchmark` for every decomposed layer.
     model
         Times of a forward pass of the two models, and the speed-up.
     parameters, parameters_after
-        Numbers of parameters of the two models.
+        Numbers of parameters of the original and of the decomposed model.
     peak_memory, peak_memory_after
-        Bytes on the device at the peak of a forward pass, parameters and buffers included; None when compiled.
+        Bytes on the device at the peak of a forward pass, parameters and buffers included; None for a compiled run.
     fallbacks
-        Operators seen to run on the CPU for lack of the device's own, in this run or one before it.
+        Operators that the device lacks and that ran on the CPU, in this run or an earlier one.
     notes
-        What was not measured as asked.
+        Differences from the requested measurement, such as a smaller batch.
     """
 
     dtype: torch.dtype
@@ -100,36 +101,22 @@ class BenchmarkRun:
 
 
 @dataclass(frozen=True)
-class BenchmarkReport(Report):
+class BenchmarkReport(JsonReport):
     """What `benchmark` measured; prints as tables.
 
     Attributes
     ----------
     device
-        Where it ran.
+        The device that was measured.
     runs
-        One `BenchmarkRun` for each type and batch size, eager and compiled apart.
+        One `BenchmarkRun` for each type and batch size; eager and compiled runs are separate.
     """
+
+    json_format: ClassVar[str] = "amct_pytorch.benchmark"
+    json_version: ClassVar[int] = 2
 
     device: DeviceInfo
     runs: tuple[BenchmarkRun, ...]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, with every single time.
-
-        Parameters
-        ----------
-        path
-            Of the file; folders that are missing are made.
-
-        Raises
-        ------
-        ConfigError
-            The path is none.
-        ReportAccessError
-            The file cannot be written. After an error there is the old file or none.
-        """
-        save_json(self, "benchmark", path, version=2)
 
     def tables(self) -> list[Table]:
         """The device, then a table for each run with a row for each layer and one for the whole model."""
@@ -138,7 +125,7 @@ class BenchmarkReport(Report):
         return [title, *(_table(run, device) for run in self.runs)]
 
 
-# Where there is little room, what was measured is kept.
+# In a narrow terminal the measured columns are the last to be left out.
 _COLUMNS = (
     Column("layer", "name"),
     Column("Conv2d", priority=1),
@@ -168,7 +155,7 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
         sizes,
     ]
     if run.fallbacks:
-        notes.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+        notes.append(f"Run on the CPU, as the device lacks them: {', '.join(run.fallbacks)}.")
     notes += [f"{note[0].upper()}{note[1:]}" for note in run.notes]
     return Table(title, _COLUMNS, tuple(rows), tuple(notes))
 

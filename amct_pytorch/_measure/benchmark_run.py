@@ -1,4 +1,4 @@
-"""A model and its decomposed form timed in one floating-point type: as wholes, layer by layer, and their memory."""
+"""Measure a model and its decomposed form in one floating-point type: times as wholes and by layer, and memory."""
 
 from __future__ import annotations
 
@@ -24,12 +24,30 @@ from .pairing import pairs_of
 def benchmark_runs(
     size: int | None, original: nn.Module, decomposed: nn.Module, inputs: Any, setting: Setting
 ) -> list[BenchmarkRun]:
-    """The runs at a batch size, or at the largest half, quarter… of it that the memory suffices for.
+    """The runs at a batch size, which is halved until the batch fits into the memory of the device.
+
+    Parameters
+    ----------
+    size
+        Number of samples wanted; None for inputs that have none.
+    original, decomposed
+        The two models, on any device.
+    inputs
+        The user's inputs, of any batch size, on any device.
+    setting
+        Where and how to measure.
+
+    Returns
+    -------
+    list of BenchmarkRun
+        The eager run, and the compiled one if the setting asks for it.
 
     Raises
     ------
-    InputsError, DeviceError
-        A model fails on the inputs, cannot be moved or compiled, or the memory does not suffice for one sample.
+    InputsError
+        A model fails on the inputs.
+    DeviceError
+        A model cannot be copied, moved or compiled, or not even one sample fits into the memory.
     """
     backend, device = setting.backend, setting.device
     notes: tuple[str, ...] = ()
@@ -52,7 +70,7 @@ def benchmark_runs(
 def _measure(
     original: nn.Module, decomposed: nn.Module, inputs: Any, setting: Setting, notes: tuple[str, ...]
 ) -> list[BenchmarkRun]:
-    """The eager run, and the compiled one where asked for."""
+    """The eager run, and the compiled one if the setting asks for it."""
     backend, device, dtype = setting.backend, setting.device, setting.dtype
     before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
     arguments = placed_inputs(inputs, backend, device, dtype)
@@ -97,7 +115,7 @@ def _measure(
 
 
 def _peak_memory(model: nn.Module, arguments: Any, setting: Setting) -> int:
-    """Bytes at the peak of a forward pass, with those that the model holds itself."""
+    """Bytes at the peak of a forward pass, including the parameters and buffers of the model."""
     with setting.backend.peak_memory(setting.device) as peak:
         call_with(model, arguments)
     return peak.bytes + sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))

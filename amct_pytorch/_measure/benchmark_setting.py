@@ -1,4 +1,4 @@
-"""What the measurements of one benchmark have in common: where and how they are made."""
+"""The setting that all measurements of one benchmark in one type share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from .timing import Comparison, compare
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how the measurements in one type are made.
+    """Where and how to measure in one floating-point type.
 
     Attributes
     ----------
-    backend, device, dtype
-        What they run on, and in.
+    backend, device
+        The backend, and its device to measure on.
+    dtype
+        The type of weights and inputs.
     compiled
         Whether compiled models are measured too.
     steps
-        Counts what was measured.
+        Reports progress, one step a measurement.
     fallbacks
-        Operators seen to run on the CPU so far, as keys in the order in which they were seen.
+        Operators that ran on the CPU so far, as keys in the order in which they were seen.
     """
 
     backend: Backend
@@ -37,14 +39,28 @@ class Setting:
     fallbacks: dict[str, None]
 
     def compare(self, before: Callable[[], object], after: Callable[[], object], name: str) -> Comparison:
-        """Time two calls in turn, and count that as a step of this name."""
+        """Time two calls in turn, and report that as a step.
+
+        Parameters
+        ----------
+        before, after
+            Calls that queue work on the device.
+        name
+            Name of the step: a layer, or the whole model.
+        """
         comparison = compare(before, after, backend=self.backend, device=self.device)
         self.steps.done(name)
         return comparison
 
     def compiled_pair(self, before: nn.Module, after: nn.Module) -> tuple[Callable[..., object], Callable[..., object]]:
-        """Both modules compiled for the device."""
-        # Compiled code is kept by the code of the module's class, of which only so many forms are compiled: those of
-        # the layers before must not count.
+        """Both modules compiled for the device.
+
+        Parameters
+        ----------
+        before, after
+            A model or layer on the device, and its decomposed form.
+        """
+        # torch.compile caches compiled code by the forward of the module's class, and stops compiling at a limit of
+        # entries. Earlier layers must not use up that limit.
         torch.compiler.reset()
         return self.backend.compile(before), self.backend.compile(after)

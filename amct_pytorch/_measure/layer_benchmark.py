@@ -1,4 +1,4 @@
-"""Each decomposed layer timed against its original, on inputs of the shapes that reach it in the model."""
+"""Time each decomposed layer and its original on inputs of the shapes that reach it in the model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,23 @@ from .timing import Comparison
 def compare_layers(
     pairs: Sequence[Pair], arrivals: dict[nn.Module, list[torch.Tensor]], setting: Setting, compiled: bool
 ) -> tuple[LayerBenchmark, ...]:
-    """Time every layer against its chain, layers that are alike once.
+    """Time every layer and the chain that replaces it; identical layers once.
 
     Parameters
     ----------
+    pairs
+        The layers and their chains, on the device.
     arrivals
-        For each original layer its inputs in one forward pass of the model, on the meta device.
+        For each original layer its inputs in one forward pass of the model, as tensors on the meta device.
+    setting
+        Where and how to measure.
+    compiled
+        Whether to compile both sides.
+
+    Returns
+    -------
+    tuple of LayerBenchmark
+        One for each pair.
     """
     measured: dict[object, Comparison] = {}
     layers = []
@@ -55,14 +66,14 @@ def compare_layers(
 
 
 def _compare_layer(pair: Pair, arrived: Sequence[torch.Tensor], setting: Setting, compiled: bool) -> Comparison:
-    """Time one layer on random values of the shapes that reach it, all its calls in one."""
+    """Time all calls of one layer in a forward pass together, on random values of the shapes that reach it."""
     draw = torch.Generator("cpu").manual_seed(0)
     made: dict[object, torch.Tensor] = {}
     images = []
     for blank in arrived:
         kind = (blank.shape, blank.stride())
         if kind not in made:
-            # Drawn and laid out on the host: not every device can do either.
+            # Drawn and laid out on the host, as not every device supports both.
             values = torch.empty_strided(blank.shape, blank.stride(), dtype=torch.float32, device="cpu")
             made[kind] = values.normal_(generator=draw).to(setting.device, blank.dtype)
         images.append(made[kind])

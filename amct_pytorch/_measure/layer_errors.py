@@ -1,4 +1,4 @@
-"""What a decomposed layer answers on a device, compared with float64 on the host and with the original layer."""
+"""Errors of a decomposed layer on a device, compared with float64 on the host and with the original layer."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from .validation_report import LayerValidation
 
 @dataclass
 class LayerErrors:
-    """Errors of one decomposed layer over all its calls.
+    """Errors of one decomposed layer, accumulated over its calls.
 
     Attributes
     ----------
     chain
         The decomposed layer, on the device.
     calls
-        How often it was compared.
+        Number of calls compared.
     device, reference, worst, largest
-        Against the same chain in float64 on the host: sums of |y − r|² and |r|², the largest |y − r| and |r|.
+        Sums of |y − r|² and of |r|², largest |y − r| and largest |r| of the chain's response y on the device, where the
+        reference r is that of the same chain in float64 on the host.
     lost, response
-        Against the original layer on the device: sums of |y − r|² and |r|².
+        Sums of |y − r|² and of |r|², where r is the original layer's response on the device.
     exact
-        The chain in float64, once it is needed.
+        The chain in float64 on the host, built at the first call.
     """
 
     chain: DecomposedConv2d
@@ -46,10 +47,18 @@ class LayerErrors:
     exact: nn.Sequential | None = field(default=None, repr=False)
 
     def add(self, arrived: torch.Tensor, response: torch.Tensor) -> None:
-        """Run the chain on what arrived at the original layer, on the device and on the host."""
+        """Run the chain on an input of the original layer, on the device and on the host, and add its errors.
+
+        Parameters
+        ----------
+        arrived
+            Input of the original layer in one call.
+        response
+            Response of the original layer to it.
+        """
         if self.exact is None:
             self.exact = _in_float64(self.chain)
-        # Past the user's hooks, which are no part of the layer.
+        # Skip the user's hooks, which may change inputs or outputs.
         found = nn.Sequential.forward(self.chain, arrived).cpu().double()  # type: ignore[no-untyped-call]
         exact = self.exact(arrived.cpu().double())
         original = response.cpu().double()
@@ -62,7 +71,17 @@ class LayerErrors:
         self.response += float(original.square().sum())
 
     def verdict(self, pair: Pair, tolerance: Tolerance, dtype: torch.dtype) -> LayerValidation:
-        """Whether the device is right within this tolerance, and what the decomposition cost."""
+        """Judge whether the device is correct, and state the response error of the decomposition.
+
+        Parameters
+        ----------
+        pair
+            The layer and its chain.
+        tolerance
+            Largest errors that count as rounding.
+        dtype
+            The type that was computed in.
+        """
         error, worst = ratio_of(math.sqrt(self.device), math.sqrt(self.reference)), ratio_of(self.worst, self.largest)
         if not self.calls:
             verdict = "did not run"
@@ -92,5 +111,5 @@ def _in_float64(chain: DecomposedConv2d) -> nn.Sequential:
 
 
 def _max(largest: float, value: float) -> float:
-    """The larger of the two; NaN if one is."""
+    """The larger of two values; NaN if either is NaN."""
     return value if math.isnan(value) or value > largest else largest

@@ -1,4 +1,4 @@
-"""A model and its decomposed form, layer by layer."""
+"""Match the decomposed layers of a model with the layers of the original that they replace."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ from typing import cast
 from torch import nn
 
 from .._report.units import ratio_of
-from ..errors import LayerError, ModelError
+from ..errors import LayerError, ModelError, listed
 from ..tensor_decompose.model.chain import DecomposedConv2d
 from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
 from ..tensor_decompose.model.layers import check_model
 from ..tensor_decompose.model.spec import LayerSpec, times
 
+# Advice in messages about an original that was decomposed itself.
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
 )
-# So many layers are named in a message, the others counted.
-_NAMED = 3
-
-# Cosine between a kernel and its split: the square root of the share of energy that is kept, so 0.1 would be 1 %.
-# That of two unrelated kernels is near 0.
+# Smallest cosine similarity between a kernel and its split. The cosine of a split is the square root of the share of
+# energy that it keeps, so 0.1 corresponds to 1 %; that of two unrelated kernels is near 0.
 _LEAST_COSINE = 0.1
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A convolution of the original and what it became.
+    """A convolution of the original model, and the chain that replaces it in the decomposed one.
 
     Attributes
     ----------
     name
-        The first name of the layer in both models.
+        Name of the layer in both models; of a shared layer, the first.
     original
         The convolution.
     decomposed
-        The chain in its place.
+        The chain that replaces it.
     """
 
     name: str
@@ -56,14 +54,19 @@ class Pair:
 
 
 def pairs_of(original: object, decomposed: object) -> list[Pair]:
-    """Match the decomposed layers of a model with those they came from, in the order of named_modules.
+    """Match the decomposed layers of a model with the layers they replace, in the order of named_modules.
+
+    Parameters
+    ----------
+    original, decomposed
+        A model and its decomposed form.
 
     Raises
     ------
     ModelError
-        One of the two is no module, or wrapped in another; or both are the same.
+        One of the two is not a `torch.nn.Module`, or is wrapped, or both are the same object.
     LayerError
-        Nothing in the second is decomposed, or the two do not have the same layers otherwise.
+        The second has no decomposed layers, or the other layers of the two models differ.
     """
     for what, model in (("original", original), ("decomposed", decomposed)):
         if not isinstance(model, nn.Module):
@@ -89,12 +92,17 @@ def pairs_of(original: object, decomposed: object) -> list[Pair]:
 
 
 def check_weights(pairs: Sequence[Pair]) -> None:
-    """Check that every chain can be a split of the layer in its place.
+    """Check that the weights of every chain approximate those of the layer it replaces.
+
+    Parameters
+    ----------
+    pairs
+        The layers and their chains.
 
     Raises
     ------
     LayerError
-        The kernel of one has nothing to do with the original's.
+        The kernel of a chain is unrelated to that of the original layer.
     """
     for pair in pairs:
         original, composed = (
@@ -105,13 +113,13 @@ def check_weights(pairs: Sequence[Pair]) -> None:
         if strength and not cosine > _LEAST_COSINE:
             raise LayerError(
                 f"layer {pair.name!r}: the weights of the decomposed layer have nothing to do with the original's "
-                f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with the "
-                "model that it was made from"
+                f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with its "
+                "own original"
             )
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module but the convolutions inside of decomposed layers, by every name."""
+    """Every module by each of its names, except the convolutions inside of decomposed layers."""
     inside: tuple[str, ...] = ()
     layers = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -123,11 +131,11 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _check_same(before: Mapping[str, nn.Module], after: Mapping[str, nn.Module]) -> None:
-    advice = "compare a decomposed model with the model that it was made from"
+    advice = "compare a decomposed model with its own original"
     only = [("original", before.keys() - after.keys()), ("decomposed model", after.keys() - before.keys())]
     for whose, names in only:
         if names:
-            raise LayerError(f"only the {whose} has {_listed(sorted(names))}: {advice}")
+            raise LayerError(f"only the {whose} has {listed(sorted(names))}: {advice}")
     for name, layer in after.items():
         found, expected = _geometry(before[name]), _geometry(layer)
         if found != expected:
@@ -145,8 +153,3 @@ def _geometry(layer: nn.Module) -> LayerSpec | None:
 
 def _described(geometry: LayerSpec | None) -> str:
     return "no Conv2d" if geometry is None else f"a Conv2d {geometry}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

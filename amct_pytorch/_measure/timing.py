@@ -1,11 +1,11 @@
-"""Which of two calls is faster on a device, and how sure that is.
+"""Which of two calls is faster on a device, and with what confidence.
 
-A device and its host are noisy, and drift. So the two are timed in turn, in pairs, and it is the ratio within each
-pair that counts; the order changes from pair to pair. Each time is that of a group of calls that together take
-milliseconds, since the start of a single call would be the host's, not the device's. Before each group the
-last-level cache is overwritten; the first call of a group pays for that, so both have as many calls in a group. The
-speed-up is the median of the ratios, its confidence interval a percentile bootstrap (Efron & Tibshirani, An
-Introduction to the Bootstrap, 1993, chapter 13).
+Times on a device are noisy and drift. So the two calls are timed in turn, in pairs whose order alternates, and only
+the ratio within each pair counts. A timed group consists of enough calls to take milliseconds, since the time of a
+single one would be dominated by its launch on the host. Before each group the last-level cache is overwritten; the
+first call of a group pays for that, so both sides have the same number of calls in a group. The speed-up is the median
+of the ratios; its confidence interval is a percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 13).
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ import torch
 
 from ..backend import Backend
 
-# Number of pairs: enough for a percentile bootstrap of a median, at a quarter of a second for a fast layer.
+# Number of pairs: enough for a percentile bootstrap of a median; a fast layer takes a quarter of a second.
 PAIRS = 25
 
-# Level of the confidence interval. A model has tens of layers, so at 95 % one or two would differ by chance.
+# Confidence level. A model has tens of layers: at 95 % one or two of them would seem to differ by chance.
 CONFIDENCE = 0.99
 
-# Differences below 1 % are of no use to anybody, and where in memory a tensor happens to lie can cause them.
+# Relative difference that counts as none: below 1 % it has no practical use, and memory alignment can cause it.
 _NEGLIGIBLE = 0.01
 
-# A group lasts so long that neither the launch of its first call nor the resolution of the clock counts.
+# Duration of a group, long compared with the launch of its first call and the resolution of the clock.
 _GROUP_SECONDS = 5e-3
 
-# Both sides have as many calls in a group, so the slower of two very different ones would take minutes.
+# Longest group. Both sides have the same number of calls, so the far slower of two calls could otherwise take minutes.
 _MOST_GROUP_SECONDS = 1.0
 
-# Of calls that take microseconds a group needs no more; the launch queue of a GPU holds about as many.
+# Most calls in a group: enough for calls of microseconds, and about the capacity of a GPU's launch queue.
 _MOST_CALLS = 1000
 
-# Until then clocks rise to their working frequency, and caching allocators get their memory.
+# Warm-up, in which clocks reach their working frequency and caching allocators reserve memory.
 _WARM_UP_SECONDS = 20e-3
 
-# Bootstrap samples: ten lie beyond each end of an interval of 99 %.
+# Number of bootstrap resamples: ten of them lie beyond each end of a 99 % interval.
 _RESAMPLES = 2000
 
-# No more bytes than this are overwritten between groups, as that takes milliseconds on a host.
+# Most bytes to overwrite between groups: a host takes milliseconds for them.
 _MOST_CACHE = 256 * 2**20
 
-# A last-level cache whose size the driver does not give is taken to be this large.
+# Assumed size of a last-level cache, in bytes, if the driver does not report it.
 _UNKNOWN_CACHE = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one thing.
+    """Times of one of two compared calls.
 
     Attributes
     ----------
     median, lower_quartile, upper_quartile
-        Seconds a call, over the groups.
+        Statistics of ``samples``, in seconds.
     calls
         Number of calls in a group.
     samples
-        Seconds a call, for each group.
+        Mean seconds per call, for each group.
     """
 
     median: float
@@ -73,16 +73,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times faster the second of two things is.
+    """Speed-up of the second of two calls over the first.
 
     Attributes
     ----------
     ratio
         Median of the paired ratios: time of the first / time of the second.
     low, high
-        Its confidence interval of 99 %.
+        Its 99 % confidence interval.
     verdict
-        "faster", "slower", or "no difference seen" where the interval reaches within 1 % of equality.
+        "faster", "slower", or "no difference seen" if the interval comes within 1 % of equality.
     """
 
     ratio: float
@@ -96,14 +96,14 @@ class SpeedUp:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two things timed in turn.
+    """Two calls timed in turn.
 
     Attributes
     ----------
     before, after
-        Times of the first and of the second.
+        Times of the first and of the second call.
     speed_up
-        Of the second over the first.
+        Speed-up of the second over the first.
     """
 
     before: Timing
@@ -124,9 +124,13 @@ def compare(
     Parameters
     ----------
     before, after
-        Calls that give work to the device; they need not wait for it.
+        Calls that queue work on the device; they need not wait for it.
+    backend
+        Times the calls.
+    device
+        The device that works.
     pairs
-        Number of groups of each.
+        Number of pairs of groups.
     """
     flush = _cache_flusher(backend, device)
     both = (before, after)
@@ -147,7 +151,7 @@ def speed_up_of(before: Sequence[float], after: Sequence[float]) -> SpeedUp:
     Parameters
     ----------
     before, after
-        Times of the first and of the second of each pair, in the same unit.
+        Times of the two sides of each pair, of equal length and in the same unit.
     """
     ratios = np.log(np.asarray(before)) - np.log(np.asarray(after))
     draws = np.random.default_rng(0).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
@@ -164,9 +168,9 @@ def speed_up_of(before: Sequence[float], after: Sequence[float]) -> SpeedUp:
 
 
 def _seconds_a_call(fn: Callable[[], object], backend: Backend, device: torch.device) -> float:
-    """Warm up, and see how long a call takes at its fastest."""
-    backend.time(fn, device=device)  # may compile, or choose its algorithms
-    singles = [backend.time(fn, device=device) for _ in range(2)]  # the host may interrupt one
+    """Warm up, and return the shortest time of a call, in seconds."""
+    backend.time(fn, device=device)  # the first call may compile, or choose algorithms
+    singles = [backend.time(fn, device=device) for _ in range(2)]  # two, in case the host interrupts one
     spent, seconds = sum(singles), min(singles)
     while spent < _WARM_UP_SECONDS:
         calls = _calls_in(_WARM_UP_SECONDS / 4, seconds)
@@ -177,12 +181,12 @@ def _seconds_a_call(fn: Callable[[], object], backend: Backend, device: torch.de
 
 
 def _calls_in(span: float, seconds: float) -> int:
-    """How many calls take a span of time, each of them some seconds."""
+    """Number of calls of this many seconds each that fill a span of time, in seconds."""
     return max(1, min(_MOST_CALLS, math.ceil(span / max(seconds, 1e-9))))
 
 
 def _cache_flusher(backend: Backend, device: torch.device) -> Callable[[], object]:
-    """Overwrite what lies in the last-level cache."""
+    """A function that overwrites the contents of the last-level cache."""
     cache = backend.devices()[device.index or 0].cache or _UNKNOWN_CACHE
     size = min(cache + cache // 3, _MOST_CACHE)
     return torch.empty(size // 4, dtype=torch.int32, device=device).zero_

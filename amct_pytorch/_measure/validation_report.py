@@ -1,14 +1,13 @@
-"""What `amct_pytorch.validate` found, as data, as tables, and as JSON."""
+"""The report of `amct_pytorch.validate`, as data, as tables, and as JSON."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from .._report.json_file import save_json
-from .._report.report import Report
+from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import name_of, settings_line
 from ..backend import DeviceInfo, Tolerance
@@ -16,21 +15,23 @@ from ..backend import DeviceInfo, Tolerance
 
 @dataclass(frozen=True)
 class LayerValidation:
-    """What was seen of one decomposed layer, on the inputs that reach it in the original model.
+    """Errors of one decomposed layer, on the inputs that reach its place in the original model.
 
     Attributes
     ----------
     name
-        The first name of the layer.
-    mode, ranks
-        Kernel sizes in the chain that replaces it, and the channels between them.
+        Name of the layer in the model; of a shared layer, the first.
+    mode
+        Kernel sizes of the chain that replaces it: "3×1, 1×3".
+    ranks
+        Numbers of channels between the layers of the chain.
     calls
-        How often it ran.
+        How often it ran in a forward pass.
     device_error, device_worst
-        Of the chain on the device, compared with the same in float64 on the host: ‖y − r‖ / ‖r‖, and
-        max|y − r| / max|r|.
+        ‖y − r‖ / ‖r‖ and max|y − r| / max|r| of the chain's response y on the device, where the reference r is that of
+        the same chain in float64 on the host.
     response_error
-        Of the chain compared with the original layer, both on the device: ‖y − r‖ / ‖r‖.
+        ‖y − r‖ / ‖r‖ of the chain's response y, where r is the original layer's response; both on the device.
     verdict
         "right", "wrong: …", or "did not run".
     """
@@ -47,25 +48,26 @@ class LayerValidation:
 
 @dataclass(frozen=True)
 class DtypeValidation:
-    """What was seen in one floating-point type.
+    """Results in one floating-point type.
 
     Attributes
     ----------
     dtype
         The type of weights and inputs.
     tolerance
-        Of the device in this type.
+        Largest errors of the device that count as rounding in this type.
     settings
-        Of the process while it was measured.
+        Settings of the process during the run that change results or speed, value by name.
     layers
         One `LayerValidation` for every decomposed layer.
     output_error
-        ‖y − r‖ / ‖r‖ of the outputs of the decomposed model compared with those of the original; None where they
-        have no floating-point tensors, or where shapes differ, as a detector's do with what it finds.
+        ‖y − r‖ / ‖r‖ of the outputs y of the decomposed model, where r are those of the original. None if they have no
+        floating-point tensors, or if shapes differ, as those of a detector do with the number of detections.
     top1_agreement
-        Share of samples for which the two have the same largest output; None where these are no (N, classes) scores.
+        Share of samples, from 0 to 1, for which both models have the same largest output; None unless exactly one
+        output is (N, classes).
     fallbacks
-        Operators seen to run on the CPU for lack of the device's own, in this type or one before it.
+        Operators that the device lacks and that ran on the CPU, in this type or an earlier one.
     """
 
     dtype: torch.dtype
@@ -78,41 +80,27 @@ class DtypeValidation:
 
 
 @dataclass(frozen=True)
-class ValidationReport(Report):
+class ValidationReport(JsonReport):
     """What `validate` found; prints as tables.
 
     Attributes
     ----------
     device
-        Where it ran.
+        The device that was validated.
     runs
         One `DtypeValidation` for each floating-point type.
     """
+
+    json_format: ClassVar[str] = "amct_pytorch.validation"
+    json_version: ClassVar[int] = 2
 
     device: DeviceInfo
     runs: tuple[DtypeValidation, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether the device computed every decomposed layer that ran right."""
+        """Whether no decomposed layer has a wrong verdict; layers that did not run do not count."""
         return not any(layer.verdict.startswith("wrong") for run in self.runs for layer in run.layers)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Parameters
-        ----------
-        path
-            Of the file; folders that are missing are made.
-
-        Raises
-        ------
-        ConfigError
-            The path is none.
-        ReportAccessError
-            The file cannot be written. After an error there is the old file or none.
-        """
-        save_json(self, "validation", path, version=2)
 
     def tables(self) -> list[Table]:
         """The device, then a table for each floating-point type with a row for each layer."""
@@ -121,6 +109,7 @@ class ValidationReport(Report):
         return [title, *map(_table, self.runs)]
 
 
+# In a narrow terminal the verdict and the device error are the last to be left out.
 _COLUMNS = (
     Column("layer", "name"),
     Column("chain", priority=0),
@@ -151,7 +140,7 @@ def _table(run: DtypeValidation) -> Table:
     )
     notes = [_outputs(run)]
     if run.fallbacks:
-        notes.append(f"Run on the CPU, for lack of the device's own: {', '.join(run.fallbacks)}.")
+        notes.append(f"Run on the CPU, as the device lacks them: {', '.join(run.fallbacks)}.")
     return Table(title, _COLUMNS, tuple(rows), tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""A model and its decomposed form run and compared on a device in one floating-point type."""
+"""Run a model and its decomposed form on a device in one floating-point type, and compare them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,29 @@ def validation_run(
     steps: Steps,
     fallbacks: dict[str, None],
 ) -> DtypeValidation:
-    """Run both models on the device, and every decomposed layer on what reaches its place in the original.
+    """Run both models on the device, and every decomposed layer on the input of its place in the original model.
 
     Parameters
     ----------
+    original, decomposed
+        The two models, on any device.
+    inputs
+        The user's inputs, on any device.
+    backend, device
+        The backend, and its device to run on.
+    dtype
+        The type to convert weights and inputs to.
     steps
-        Counts the layers when they first run.
+        Reports progress, one step for each layer at its first call.
     fallbacks
-        Operators seen to run on the CPU so far, as keys in the order in which they were seen; more are added.
+        Operators that ran on the CPU so far, as keys in the order in which they were seen; new ones are added.
 
     Raises
     ------
-    InputsError, DeviceError
-        A model fails on the inputs, or cannot be moved.
+    InputsError
+        A model fails on the inputs.
+    DeviceError
+        A model cannot be copied or moved.
     """
     before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
     arguments = placed_inputs(inputs, backend, device, dtype)
@@ -54,7 +64,7 @@ def validation_run(
         if errors[layer].calls == 1:
             steps.done(name_of_layer[layer])
 
-    # In front of the user's own hooks, which may change the response.
+    # Before the user's own hooks, which may change the response.
     handles = [pair.original.register_forward_hook(compare, prepend=True, with_kwargs=True) for pair in pairs]
     called = f"inputs on {device} in {name_of(dtype)}"
     with backend.fallbacks() as names:

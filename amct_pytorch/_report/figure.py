@@ -1,4 +1,4 @@
-"""A figure as data: what is drawn, not with which colours."""
+"""A figure as data: its content, not its appearance."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Axis:
     Attributes
     ----------
     label
-        What it measures, with the unit.
+        The quantity, with its unit.
     scale
         "linear" or "log".
     linear_below
-        On a logarithmic axis, the value below which it is linear, so that 0 has a place; None for none.
+        Value below which a logarithmic axis is linear, so that it can show 0; None for a purely logarithmic one.
     limits
-        Its ends; None for those of the data.
+        Smallest and largest value shown; None for those of the data.
     ticks
-        Where it has ticks, and what is written there; none for those that suit the data.
+        (value, text) of each tick; empty for automatic ticks.
     """
 
     label: str
@@ -33,7 +33,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) that a line connects, in their order."""
+    """Points connected by a line.
+
+    Attributes
+    ----------
+    name
+        Label in the legend.
+    points
+        (x, y) of each point, in the order in which they are connected.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -41,7 +49,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Level:
-    """A value of y that series are compared with."""
+    """A dashed horizontal line to compare series with.
+
+    Attributes
+    ----------
+    name
+        Label in the legend.
+    value
+        The value of y.
+    """
 
     name: str
     value: float
@@ -54,13 +70,13 @@ class Figure:
     Attributes
     ----------
     x, y
-        An `Axis` each.
+        The two axes.
     series
-        A `Series` for each thing that is drawn.
+        The lines.
     levels
-        A `Level` for each dashed line across the figure.
+        The dashed horizontal lines.
     title
-        Stands above it; may be empty.
+        Shown above the figure; may be empty.
     """
 
     x: Axis

@@ -10,20 +10,20 @@ from ..errors import ReportAccessError
 
 
 def write_report(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file that is in place only when it is complete: after an error there is the old one or none.
+    """Write a file, which is put into place only when it is complete.
 
     Parameters
     ----------
     path
-        Of the file; folders that are missing are made.
+        The file to write; an existing one is replaced, missing folders are created.
     content
-        All of it.
+        The whole content.
 
     Raises
     ------
-    ConfigTypeError, ConfigError
-        This is no path.
+    ConfigError
+        The path is empty or invalid; `ConfigTypeError` if it is not a path.
     ReportAccessError
-        The file cannot be written.
+        The file cannot be written. An existing file is then unchanged.
     """
     write_file(file_to_write(path, "path", ReportAccessError), content, ReportAccessError)

@@ -1,4 +1,4 @@
-"""A report as a JSON file."""
+"""Reports that can be saved as JSON files."""
 
 from __future__ import annotations
 
@@ -6,39 +6,45 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from .file import write_report
+from .report import Report
 from .units import name_of
 
 
-def save_json(report: Any, kind: str, path: str | os.PathLike[str], *, version: int = 1) -> None:
-    """Write a report with everything in it, under a format and a version that say how to read it.
+class JsonReport(Report):
+    """A report that can be saved as JSON with all of its fields.
 
-    Parameters
-    ----------
-    report
-        A dataclass of strings, numbers, floating-point types, and dataclasses, lists, tuples and dicts of these.
-        Numbers that are not finite become null, as JSON has none.
-    kind
-        What the format is called after ``amct_pytorch.``
-    path
-        Of the file; folders that are missing are made. It is in place only when it is complete: after an error there
-        is the old file or none.
-    version
-        Of the format: another for each change that a reader must know of.
-
-    Raises
-    ------
-    ConfigError
-        The path is none.
-    ReportAccessError
-        The file cannot be written.
+    A subclass is a dataclass of strings, numbers, floating-point types, and dataclasses, lists, tuples and dicts of
+    these.
     """
-    content = {"format": f"amct_pytorch.{kind}", "version": version, **_plain(report)}
-    write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+    json_format: ClassVar[str]
+    """Name of the format, the value of the key "format" in the file."""
+
+    json_version: ClassVar[int] = 1
+    """Version of the format, increased with every change that a reader must know of."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as JSON. NaN and infinities become null, as JSON cannot express them.
+
+        Parameters
+        ----------
+        path
+            The file to write; an existing one is replaced, missing folders are created.
+
+        Raises
+        ------
+        ConfigError
+            The path is empty or invalid; `ConfigTypeError` if it is not a path.
+        ReportAccessError
+            The file cannot be written. An existing file is then unchanged.
+        """
+        content = {"format": self.json_format, "version": self.json_version, **_plain(self)}
+        write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:

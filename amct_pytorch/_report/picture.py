@@ -1,4 +1,4 @@
-"""Figures as a picture, drawn by matplotlib."""
+"""Draw figures with matplotlib."""
 
 from __future__ import annotations
 
@@ -11,32 +11,36 @@ from ..errors import ConfigError, MissingExtra
 from .figure import Axis, Figure
 from .file import write_report
 
-# Colours of Okabe and Ito, which people with any colour vision can tell apart, from dark grey on.
+# Colours of Okabe and Ito, which can be distinguished with any colour vision; dark grey takes the place of black.
 _COLOURS = ("#595959", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#56b4e9", "#cc79a7")
+
+# Markers of matplotlib, one for each colour.
 _MARKERS = "xs^oDvP"
-_INCHES = (7.0, 4.2)  # of a single figure
-_INCHES_BESIDE = (4.5, 3.4)  # of each of several
+
+# Width and height in inches: of a single figure, and of each of several side by side.
+_INCHES = (7.0, 4.2)
+_INCHES_BESIDE = (4.5, 3.4)
 
 
 def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> None:
-    """Draw figures side by side. A series has one colour in all of them, and stands in the legend of the first.
+    """Draw figures side by side. Series of the same name have one colour, and an entry in the first legend only.
 
     Parameters
     ----------
     figures
         One or more.
     path
-        Of the picture, which has the format that its ending names, such as .png, .svg or .pdf; folders that are
-        missing are made.
+        The file to write, in the format of its suffix, such as .png, .svg or .pdf; an existing one is replaced,
+        missing folders are created.
 
     Raises
     ------
     MissingExtra
         matplotlib is not installed.
     ConfigError
-        This is no path, or there is no format of this ending.
+        The argument is not a path, or matplotlib has no format of its suffix.
     ReportAccessError
-        The file cannot be written. After an error there is the old file or none.
+        The file cannot be written. An existing file is then unchanged.
     """
     try:
         from matplotlib.figure import Figure as Canvas
@@ -57,7 +61,17 @@ def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> Non
 
 
 def _draw(figure: Figure, axes: Any, styles: dict[str, dict[str, Any]]) -> None:
-    """Draw a figure into axes of matplotlib; the styles are those of the series so far, and get those of its own."""
+    """Draw a figure into axes of matplotlib.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    axes
+        The `matplotlib.axes.Axes`.
+    styles
+        Colour and marker of each series drawn so far, by name; those of new series are added.
+    """
     known = len(styles)
     for level in figure.levels:
         axes.axhline(level.value, color="0.6", linestyle="--", linewidth=1, label=level.name)

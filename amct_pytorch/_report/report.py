@@ -1,4 +1,4 @@
-"""What every report has in common: it says what it shows as tables, and others draw them."""
+"""The base of every report: it states its content as tables, and renderers draw them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from .text import as_text
 
 
 class Report(abc.ABC):
-    """Something that prints as tables."""
+    """A report, which prints as tables."""
 
     @abc.abstractmethod
     def tables(self) -> list[Table]:
-        """What the report shows, in the order in which it is read."""
+        """The tables of the report, in reading order."""
 
     def text(self, width: int | None = None) -> str:
-        """The report as plain text; printed, it is the same at the width of the terminal.
+        """The report as plain text. ``print(report)`` prints it at the width of the terminal.
 
         Parameters
         ----------
         width
-            Characters in a line, 20 or more; None for the width of the terminal (of the environment variable COLUMNS
-            where it is set), or 80 where the output goes elsewhere. Columns of tables that do not fit are left out.
+            Characters in a line, 20 or more. None for the environment variable COLUMNS if it is set, else the width of
+            the terminal, else 80. Columns of tables that do not fit are left out.
 
         Raises
         ------
         ConfigError
-            The width is no whole number, or is below 20.
+            The width is not a whole number, or is below 20.
         """
         return as_text(self.tables(), width)
 

@@ -1,4 +1,4 @@
-"""A table as data: what is shown, not how."""
+"""A table as data: its content, not its appearance."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["name", "word", "number", "prose"]
+"""Kind of the cells of a column; see `Column`."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """What a column of a table is.
+    """A column of a table.
 
     Attributes
     ----------
     heading
-        Stands above it.
+        Shown above the column.
     kind
-        Of its cells: a "name" is still recognised when its middle is missing, "prose" when its end is; a "word" or a
-        "number" is shown whole, numbers aligned to the right.
+        Kind of its cells, which decides how they may be shortened: a "name" in its middle, "prose" at its end, a "word"
+        or a "number" not at all. Numbers are aligned to the right.
     priority
-        Where there is too little room, columns of the lowest priority are left out first; the first column never is.
+        If the table is too wide, columns of the lowest priority are left out first; the first column never is.
     """
 
     heading: str
@@ -30,18 +31,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A part of a report. Its cells are text as people read it; the numbers themselves are in the report.
+    """A part of a report. Its cells are formatted text; the numbers themselves are in the report.
 
     Attributes
     ----------
     title
-        Stands above it; may be empty.
+        Shown above the table; may be empty.
     columns
-        A `Column` for each cell of a row; none for a part of a report that is text alone.
+        A `Column` for each cell of a row; empty if this part of the report has text only.
     rows
-        Cells, one a column.
+        The cells of each row, one for each column.
     notes
-        Paragraphs that stand below it.
+        Paragraphs below the table.
     """
 
     title: str = ""

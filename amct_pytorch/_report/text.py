@@ -11,31 +11,32 @@ from collections.abc import Collection, Sequence
 from ..errors import ConfigError
 from .table import Column, Table
 
-_GAP = "  "
-_ELLIPSIS = "…"
-# A name or prose is cut to this many characters before a column is left out; the first column always has room for them.
+_GAP = "  "  # between columns
+_ELLIPSIS = "…"  # in place of the removed part of a cell
+
+# Fewest characters to which a name or prose is shortened before a column is left out; also the narrowest table.
 _SHORTEST = 20
 
 
 def as_text(tables: Sequence[Table], width: int | None = None) -> str:
     """Tables as plain text, one below the other.
 
-    Titles and notes are wrapped. A row is always one line: where it does not fit, long names lose their middle, then
-    columns are left out by their priority, and prose loses its end where that saves a column of higher priority.
-    A note below the table says which columns are left out, and at which width everything is shown.
+    Titles and notes are wrapped. A row is always one line. If it does not fit, long names are shortened in the middle,
+    then columns are left out by priority, and prose is shortened at its end if that keeps a column of higher priority.
+    A note below the table lists the columns left out, and the width at which everything is shown.
 
     Parameters
     ----------
     tables
-        What to show.
+        The tables to print.
     width
-        Characters in a line, wide East Asian ones counting two; None for the width of the terminal (of the
-        environment variable COLUMNS where it is set), or 80 where the output goes elsewhere.
+        Characters in a line, 20 or more; a wide East Asian character counts as two. None for the environment variable
+        COLUMNS if it is set, else the width of the terminal, else 80.
 
     Raises
     ------
     ConfigError
-        The width is no whole number, or is below 20.
+        The width is not a whole number, or is below 20.
     """
     if width is None:
         width = max(shutil.get_terminal_size().columns, _SHORTEST)
@@ -66,10 +67,10 @@ def _lines(table: Table, width: int) -> list[str]:
 
 
 def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> dict[int, int]:
-    """The widths of the columns that are shown, by their number."""
+    """The width of each column that is shown, by the number of the column."""
     shown = dict(enumerate(natural))
     names = [number for number, column in enumerate(columns) if column.kind == "name"]
-    shown.update((number, min(natural[number], _SHORTEST)) for number in names)  # they get back what is left over
+    shown.update((number, min(natural[number], _SHORTEST)) for number in names)  # widened below
     for number in sorted(range(1, len(columns)), key=lambda number: (columns[number].priority, -number)):
         excess = _total(shown.values()) - width
         if excess <= 0:
@@ -102,7 +103,7 @@ def _cut(cell: str, size: int, *, in_the_middle: bool) -> str:
     if _width_of(cell) <= size:
         return cell
     room = size - _width_of(_ELLIPSIS)
-    # The end of a layer's name says more than its beginning, which many have in common.
+    # The end of a layer's name identifies it better than its beginning, which many layers share.
     end = 2 * room // 3 if in_the_middle else 0
     return cell[: _fitting(cell, room - end)] + _ELLIPSIS + cell[len(cell) - _fitting(cell[::-1], end) :]
 
@@ -120,15 +121,15 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """The text in one line, without anything that moves the cursor of a terminal."""
+    """The text in one line, without control characters that would move the cursor of a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _fitting(text: str, room: int) -> int:
-    """How many of the first characters of a text fit into the room."""
+    """Number of leading characters of a text that fit into this many columns of a terminal."""
     return bisect.bisect_right(list(itertools.accumulate(map(_width_of, text))), room)
 
 
 def _width_of(text: str) -> int:
-    """Columns that a terminal gives the text: wide East Asian characters take two."""
+    """Columns that the text takes in a terminal: two for a wide East Asian character."""
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

@@ -1,1 +1,1 @@
-"""Running a user's model, and work around it: inputs, isolation, hooks, devices, progress, threads, processes."""
+"""Running a user's model: inputs, isolation, hooks, devices, progress, threads, processes."""

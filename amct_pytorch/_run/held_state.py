@@ -1,9 +1,9 @@
-"""What the modules of a model hold: taken before the model runs, put back afterwards, whatever its forward did.
+"""The state of a model's modules: saved before the model runs, restored afterwards, whatever its forward changed.
 
-A module holds its attributes, and its own tables of parameters, buffers, submodules and hooks are attributes like any
-other. Afterwards each attribute is the very object that it was. Plain containers among them, and in these, refer to the
-same objects as before; tensors and arrays have the same values, generators the same state. Other objects are not
-looked into. Values of parameters are not taken: a forward has no business with them.
+The state of a module is its attributes, including its tables of parameters, buffers, submodules and hooks. After
+restoring, each attribute is the same object as before. Plain containers, also nested ones, refer to the same objects as
+before; tensors and arrays have the same values, generators the same state. The inside of any other object is not saved,
+nor are the values of parameters, which a forward must not change.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ import torch
 from torch import Tensor, nn
 
 PutBack = Callable[[], object]
+"""A function that restores one saved value."""
 
-# Containers inside of one another that are looked into, the first being the attributes of a module: a table of tables
-# of lists is reached, with what is in the lists.
+# Depth to which nested containers are saved; the first level is the attributes of a module. Five reach the items of
+# lists in dicts of dicts.
 _LEVELS = 5
 
 
 class HeldState:
-    """What the modules of a model hold now.
+    """A snapshot of the state of a model's modules.
 
-    Containers are copied as their references to what is in them, so that only tensors and arrays take memory.
+    Of containers only the references are copied, so that the memory taken is that of buffers and arrays.
+
+    Parameters
+    ----------
+    model
+        The model to save; its modules are those that it has now.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._containers: list[tuple[_Container, Any, list[Any]]] = []
-        self._empty: list[Any] = []  # apart, as most tables of most modules are
+        self._empty: list[Any] = []  # kept separately, since most tables of most modules are empty
         self._others: list[PutBack] = []
         self._handling: dict[type, _Container | Callable[[Any], PutBack] | None] = {}
         self._seen = {id(parameter) for parameter in model.parameters()}
@@ -45,10 +51,10 @@ class HeldState:
             self._take_slots(module)
             if isinstance(module, torch.jit.ScriptModule):
                 self._others += _script_attributes(module)
-        self._take(list(model.buffers()), 0)  # those of scripts are in none of Python's tables
+        self._take(list(model.buffers()), 0)  # those of script modules are in no Python table
 
     def put_back(self) -> None:
-        """Have the modules hold what they held. What did not change is not touched."""
+        """Restore the state. What did not change is not written."""
         for container in self._empty:
             kind = cast(_Container, self._handling[type(container)])
             if kind.length(container):
@@ -57,7 +63,7 @@ class HeldState:
             now = kind.content(container)
             if len(now) != len(content) or not all(map(is_, now, content)):
                 kind.refill(container, content)
-        with contextlib.ExitStack() as stack:  # all of them, even if one cannot be put back
+        with contextlib.ExitStack() as stack:  # all of them, even if one fails
             for put_back in self._others:
                 stack.callback(put_back)
 
@@ -83,7 +89,7 @@ class HeldState:
                 self._take(content, levels - 1)
 
     def _take_slots(self, module: nn.Module) -> None:
-        """The attributes that a class keeps outside of the dictionary of its objects."""
+        """Save the attributes that classes of a module keep in slots instead of its dictionary."""
         for base in type(module).__mro__:
             if "__slots__" in vars(base):
                 for slot in vars(base).values():
@@ -93,7 +99,7 @@ class HeldState:
 
 
 class _Container(NamedTuple):
-    """How to look into a kind of container, past whatever a subclass overrides."""
+    """Access to a kind of container by the methods of the builtin class, whatever a subclass overrides."""
 
     length: Callable[[Any], int]
     content: Callable[[Any], list[Any]]
@@ -138,14 +144,14 @@ def _tensor(tensor: Tensor) -> PutBack:
     def put_back() -> None:
         try:
             same = _is_same(tensor, value)
-        except RuntimeError:  # of a layout whose values cannot be compared: sparse, nested
+        except RuntimeError:  # a layout without comparison: sparse, nested
             same = tensor._version == writes
         if same:
             return
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             try:
                 tensor.copy_(value)
-            except RuntimeError:  # resized, or several of its entries are one place in memory
+            except RuntimeError:  # it was resized, or is expanded: several entries share one memory location
                 tensor.data = value
 
     return put_back
@@ -156,7 +162,7 @@ def _is_same(tensor: Tensor, value: Tensor) -> bool:
         return False
     if tensor.is_meta:
         return True
-    return bool(((tensor == value) | ((tensor != tensor) & (value != value))).all())  # NaN is not itself
+    return bool(((tensor == value) | ((tensor != tensor) & (value != value))).all())  # NaN differs from itself
 
 
 def _array(array: np.ndarray[Any, Any]) -> PutBack:
@@ -200,13 +206,14 @@ def _slot(slot: types.MemberDescriptorType, module: nn.Module) -> PutBack:
 
 
 def _script_attributes(module: torch.jit.ScriptModule) -> Iterator[PutBack]:
-    """The attributes of a compiled module, which its compiled code changes: asking for one gives a copy of it."""
+    """Restore the attributes of a compiled module, which its code may change; reading one returns a copy."""
     compiled: Any = module._c
     for name in module._concrete_type.get_attributes() if hasattr(module, "_concrete_type") else ():
-        with contextlib.suppress(RuntimeError):  # of a type that Python does not know
+        with contextlib.suppress(RuntimeError):  # a type without a Python equivalent
             yield functools.partial(compiled.setattr, name, compiled.getattr(name))
 
 
+# How to save each kind of object; the first base class that fits decides.
 _KINDS: list[tuple[type, _Container | Callable[[Any], PutBack]]] = [
     (OrderedDict, _mapping(OrderedDict)),
     (dict, _mapping(dict)),
@@ -222,6 +229,6 @@ _KINDS: list[tuple[type, _Container | Callable[[Any], PutBack]]] = [
 
 
 def _handling_of(kind: type) -> _Container | Callable[[Any], PutBack] | None:
-    if kind is np.ndarray:  # of its subclasses, one is a file
+    if kind is np.ndarray:  # not its subclasses, one of which is a memory-mapped file
         return _array
     return next((handling for base, handling in _KINDS if issubclass(kind, base)), None)

@@ -1,4 +1,4 @@
-"""A user's inputs, and calling a model on them."""
+"""The user's inputs, and how to call a model on them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ def checked_inputs(inputs: object, called: str) -> Any:
 
     Parameters
     ----------
+    inputs
+        What the user passed.
     called
-        What the user knows the inputs as, for messages.
+        Name of the argument, for messages.
 
     Raises
     ------
     InputsError
-        They are of another type.
+        The inputs have another type.
     """
     if not isinstance(inputs, Tensor | tuple | list | Mapping):
         raise InputsError(
@@ -34,12 +36,17 @@ def checked_inputs(inputs: object, called: str) -> Any:
 
 
 def check_finite(inputs: Any) -> None:
-    """Check that no floating-point tensor among the inputs holds NaN or infinity.
+    """Check that no floating-point tensor among the inputs contains NaN or infinity.
+
+    Parameters
+    ----------
+    inputs
+        Tensors in any structure of containers.
 
     Raises
     ------
     InputsError
-        One does.
+        A tensor does; the message has its shape.
     """
     for tensor in tensors_of(inputs):
         if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
@@ -47,19 +54,23 @@ def check_finite(inputs: Any) -> None:
 
 
 def run_model(model: Callable[..., object], inputs: object, called: str) -> object:
-    """The model's outputs for a tensor, a tuple or list of arguments, or a mapping of keywords; these are not changed.
+    """The outputs of a model on copies of the inputs.
 
     Parameters
     ----------
+    model
+        A model, or another callable.
+    inputs
+        A tensor, a tuple or list of positional arguments, or a mapping of keyword arguments; not changed.
     called
-        What the user knows the inputs as, for messages.
+        Name of the inputs, for messages.
 
     Raises
     ------
     InputsError
-        The inputs are of another type, or the model fails on them.
+        The inputs have another type, or the model fails on them.
     """
-    # The model may work in place.
+    # Copies, as the model may work in place.
     inputs = map_tensors(Tensor.clone, checked_inputs(inputs, called))
     try:
         return call_with(model, inputs)
@@ -70,28 +81,51 @@ def run_model(model: Callable[..., object], inputs: object, called: str) -> obje
 
 
 def call_with(model: Callable[..., object], inputs: Any) -> object:
-    """Call a model with a tensor as its only argument, with positional ones, or with keywords."""
+    """Call a model on inputs.
+
+    Parameters
+    ----------
+    model
+        A model, or another callable.
+    inputs
+        A tensor is passed as the only argument, a tuple or list as positional arguments, a mapping as keyword
+        arguments.
+    """
     if isinstance(inputs, Tensor):
         return model(inputs)
     return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 def described(inputs: object) -> str:
-    """Shape, dtype and device of every tensor, in words."""
+    """Shape, dtype and device of every tensor, as text for messages.
+
+    Parameters
+    ----------
+    inputs
+        Tensors in any structure of containers.
+    """
     shapes = [f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}" for tensor in tensors_of(inputs)]
     return ", ".join(shapes) or "no tensors"
 
 
 def batch_size_of(inputs: Any) -> int | None:
-    """The length of the first axis of the first tensor that has one."""
+    """The length of the first axis of the first tensor that has an axis; None if no tensor has one.
+
+    Parameters
+    ----------
+    inputs
+        Tensors in any structure of containers.
+    """
     return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), None)
 
 
 def resized(inputs: Any, batch: int) -> Any:
-    """The inputs with another number of samples: tensors as long as the first are repeated, or cut.
+    """The inputs with another number of samples: the samples are repeated or cut.
 
     Parameters
     ----------
+    inputs
+        Tensors in any structure of containers. Those whose first axis has the length of `batch_size_of` are changed.
     batch
         The number of samples wanted.
     """
@@ -106,5 +140,11 @@ def resized(inputs: Any, batch: int) -> Any:
 
 
 def tensors_of(values: object) -> list[Tensor]:
-    """Every tensor in a structure of containers, in its order."""
+    """All tensors in a structure of containers, in order.
+
+    Parameters
+    ----------
+    values
+        Tensors and other objects in any structure of containers.
+    """
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""Hooks and forwards that are put into a model for a while, and the shapes that are seen through them."""
+"""Temporary hooks and replaced forwards of layers, and the input shapes seen by such hooks."""
 
 from __future__ import annotations
 
@@ -13,30 +13,44 @@ from .inputs import run_model
 from .isolation import leaving_no_trace
 
 Forward = Callable[[Tensor], Tensor]
-"""What a layer computes: from its input to its response."""
+"""The function of a layer, from its input to its response."""
 
 
 @contextlib.contextmanager
 def watched(layers: Iterable[nn.Module], record: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
-    """Call record(layer, input) each time that one of the layers runs during the block."""
+    """Observe the inputs of layers during a block.
+
+    Parameters
+    ----------
+    layers
+        The layers.
+    record
+        Called with (layer, input) each time one of the layers runs.
+    """
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record(layer, args[0] if args else kwargs["input"])
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            # In front of the user's own hooks, which may fail, or draw random numbers.
+            # Before the user's own hooks, which may fail, or draw random numbers.
             stack.callback(layer.register_forward_pre_hook(hook, prepend=True, with_kwargs=True).remove)
         yield
 
 
 @contextlib.contextmanager
 def acting(functions: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Let layers compute something else during the block, between the user's own hooks."""
+    """Replace what layers compute during a block; the user's own hooks still run.
+
+    Parameters
+    ----------
+    functions
+        The function to compute instead, by layer.
+    """
     with contextlib.ExitStack() as stack:
         for layer, function in functions.items():
             own = vars(layer)
-            # A library that loads weights only when a layer runs has put a forward of its own there before.
+            # The layer may have its own forward: a library that loads weights lazily sets one.
             if "forward" in own:
                 stack.callback(own.__setitem__, "forward", own["forward"])
             else:
@@ -51,21 +65,22 @@ def input_shapes(model: nn.Module, layers: Sequence[nn.Module], example_inputs: 
     Parameters
     ----------
     model
-        Where it is; the inputs must be on the same device.
+        The model, left as it was.
     layers
         Layers of the model.
     example_inputs
-        A tensor is given as the only argument, a tuple or list as positional ones, a mapping as keywords.
+        A tensor is passed as the only argument, a tuple or list as positional arguments, a mapping as keyword
+        arguments. They must be on the device of the model.
 
     Returns
     -------
-    list
-        For each layer the shapes, one for each of its calls.
+    list of list of torch.Size
+        For each layer, the input shape of each of its calls.
 
     Raises
     ------
     InputsError
-        The model fails on the inputs, or holds lazy layers that were never run.
+        The model fails on the inputs, or has lazy layers that were never run.
     """
     shapes: dict[nn.Module, list[torch.Size]] = {layer: [] for layer in layers}
 

@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace: modes, what its modules hold, and generators are afterwards as before."""
+"""Run a model without side effects: training flags, module state and random generators are restored afterwards."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from .held_state import HeldState
 
 @contextlib.contextmanager
 def leaving_no_trace(model: nn.Module) -> Iterator[None]:
-    """Run a model inside: in eval mode, without gradients; afterwards it and the generators are as before.
+    """Put a model into eval mode and disable gradients during a block, then restore the model and the generators.
+
+    Parameters
+    ----------
+    model
+        The model that the block runs.
 
     Raises
     ------
     InputsError
-        The model holds lazy layers that were never run.
+        The model has lazy layers that were never run.
     """
     lazy = [name for name, module in model.named_modules() if _is_uninitialised(module)]
     if lazy:
@@ -37,9 +42,15 @@ def leaving_no_trace(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched_generators(devices: Iterable[torch.device]) -> Iterator[None]:
-    """Give the generators of Python, NumPy, and torch on the host and these devices their state back afterwards."""
+    """Restore the state of the random generators of Python, NumPy and torch when a block ends.
+
+    Parameters
+    ----------
+    devices
+        Devices whose generators are restored as well as that of the host.
+    """
     python, numpy_, host = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # Only these devices: to ask an unused one for its state would initialise it.
+    # Only these devices: reading the state of an unused one would initialise it.
     others = set(devices) - {torch.device("cpu"), torch.device("meta")}
     states = [(device, torch.get_device_module(device).get_rng_state(device)) for device in others]
     try:
@@ -54,9 +65,9 @@ def untouched_generators(devices: Iterable[torch.device]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode during the block; afterwards the mode of every module, and what it holds, as before."""
+    """Eval mode during a block; afterwards training flags and state of every module are restored."""
     held = HeldState(model)
-    # Those of the beginning, as a forward may add modules; frozen scripts have no mode.
+    # The modules before the block, as a forward may add some. Frozen script modules have no training flag.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     try:
         for module, _ in modes:

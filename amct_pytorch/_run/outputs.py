@@ -1,4 +1,4 @@
-"""How far the outputs of a decomposed model are from those of the original: the one definition of that error."""
+"""Error of a decomposed model's outputs relative to those of the original; its only definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from .inputs import tensors_of
 
 
 def comparable(outputs: object) -> list[Tensor]:
-    """Copies in float64 on the host of the floating-point tensors that a model returned, in their order."""
+    """Float64 copies on the host of the floating-point tensors that a model returned, in order.
+
+    Parameters
+    ----------
+    outputs
+        Tensors in any structure of containers.
+    """
     return [
         tensor.detach().to("cpu", torch.float64, copy=True)
         for tensor in tensors_of(outputs)
@@ -23,20 +29,20 @@ def comparable(outputs: object) -> list[Tensor]:
 
 @dataclass
 class ErrorSum:
-    """Squared errors of outputs, over everything that was compared.
+    """Squared errors of outputs, summed over everything that was compared.
 
-    Sums of several batches, or of several processes, add up field by field.
+    The sums of several batches, or of several processes, are added field by field.
 
     Attributes
     ----------
     difference
         Sum of |output − reference|² over all entries.
     reference
-        Sum of |reference|².
+        Sum of |reference|² over all entries.
     compared
-        Number of tensors that these are of.
+        Number of tensors compared.
     agreeing, samples
-        Of the samples that have scores of classes: those whose largest is that of the same class, and all.
+        Of the samples with class scores: the number whose top class is the same, and the number of all.
     """
 
     difference: float = 0.0
@@ -46,15 +52,15 @@ class ErrorSum:
     samples: int = 0
 
     def add(self, reference: object, output: object) -> None:
-        """Compare what the original model returned with what the decomposed one did.
+        """Compare the outputs of the decomposed model with those of the original.
 
-        Only floating-point tensors count. Where their numbers or shapes differ nothing is added: a detector's, for
-        one, depend on what it finds.
+        Only floating-point tensors count. If their number or shapes differ, nothing is added: those of a detector, for
+        example, depend on the number of detections.
 
         Parameters
         ----------
         reference, output
-            Tensors in any structure of containers.
+            Outputs of the original and of the decomposed model: tensors in any structure of containers.
         """
         expected, found = comparable(reference), comparable(output)
         if [one.shape for one in expected] != [one.shape for one in found]:
@@ -72,10 +78,10 @@ class ErrorSum:
 
     @property
     def ratio(self) -> float | None:
-        """‖output − reference‖ / ‖reference‖ over everything compared; None where nothing was."""
+        """‖output − reference‖ / ‖reference‖ over everything compared; None if nothing was."""
         return ratio_of(math.sqrt(self.difference), math.sqrt(self.reference)) if self.compared else None
 
     @property
     def agreement(self) -> float | None:
-        """Share of samples with the same largest score, where exactly one output is (N, C > 1); else None."""
+        """Share of samples with the same top class; None unless exactly one output is (N, C > 1)."""
         return self.agreeing / self.samples if self.samples else None

@@ -1,4 +1,4 @@
-"""Copies of models and inputs on a device. What the user gave stays where and as it is."""
+"""Copies of models and inputs on a device; the user's own objects stay unchanged where they are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ from .tensors import map_tensors
 
 
 def backend_of(backend: str | Backend) -> Backend:
-    """The backend itself, or the one of this name."""
+    """The backend that an argument means.
+
+    Parameters
+    ----------
+    backend
+        A `Backend`, or the name of one.
+
+    Raises
+    ------
+    BackendUnavailable
+        No such backend is installed, or it cannot be used.
+    ConfigTypeError
+        The argument is neither.
+    """
     if isinstance(backend, Backend):
         return backend
     if isinstance(backend, str):
@@ -29,12 +42,22 @@ def backend_of(backend: str | Backend) -> Backend:
 
 
 def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info: DeviceInfo) -> list[torch.dtype]:
-    """The types to run a model in: as asked, or that of its weights.
+    """The floating-point types to run a model in, each once.
+
+    Parameters
+    ----------
+    dtypes
+        The user's choice; None for the type of the model's weights.
+    model
+        The model to run.
+    info
+        The device to run on.
 
     Raises
     ------
     ConfigError
-        One is no type that the device computes convolutions in.
+        The list is empty, or the device does not compute convolutions in a type; `ConfigTypeError` if it is not a list
+        of types.
     """
     if dtypes is None:
         floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
@@ -52,12 +75,23 @@ def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info:
 
 
 def placed_model(model: nn.Module, backend: Backend, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model in eval mode on the device, its floating-point weights in this type.
+    """A copy of a model in eval mode on a device.
+
+    Parameters
+    ----------
+    model
+        The model, on any device.
+    backend, device
+        The backend, and its device to copy to.
+    dtype
+        The type of the copy's floating-point weights and buffers.
 
     Raises
     ------
     DeviceError
-        The model cannot be copied or moved. Out of memory is raised as it comes.
+        The model cannot be copied or moved.
+    Exception
+        The device's own error if it runs out of memory.
     """
     try:
         duplicate = copy.deepcopy(model).eval()
@@ -78,12 +112,21 @@ def placed_model(model: nn.Module, backend: Backend, device: torch.device, dtype
 
 
 def placed_inputs(inputs: Any, backend: Backend, device: torch.device, dtype: torch.dtype) -> Any:
-    """The inputs copied to the device, floating-point tensors in this type.
+    """Copies of inputs on a device.
+
+    Parameters
+    ----------
+    inputs
+        Tensors in any structure of containers, on any device.
+    backend, device
+        The backend, and its device to copy to.
+    dtype
+        The type of the copies of floating-point tensors; others keep theirs.
 
     Raises
     ------
     InputsError
-        One has no values: it is on the meta device.
+        A tensor is on the meta device and has no values.
     """
 
     def place(tensor: torch.Tensor) -> torch.Tensor:
@@ -99,7 +142,13 @@ def placed_inputs(inputs: Any, backend: Backend, device: torch.device, dtype: to
 
 @contextlib.contextmanager
 def released(backend: Backend, device: torch.device) -> Iterator[None]:
-    """Release the device's memory that the block took, also where only reference cycles still hold it."""
+    """Release the memory that a block allocated on a device, including that held by reference cycles only.
+
+    Parameters
+    ----------
+    backend, device
+        The backend, and its device.
+    """
     try:
         yield
     finally:
@@ -108,7 +157,15 @@ def released(backend: Backend, device: torch.device) -> Iterator[None]:
 
 
 def ran_out_of_memory(backend: Backend, error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from, says that the device's memory does not suffice."""
+    """Whether an exception, or one of its causes, means that the device ran out of memory.
+
+    Parameters
+    ----------
+    backend
+        The backend of the device.
+    error
+        The exception; None if there was none.
+    """
     while error is not None:
         if backend.is_out_of_memory(error):
             return True
@@ -118,7 +175,20 @@ def ran_out_of_memory(backend: Backend, error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def memory_errors_named(backend: Backend, device: torch.device, inputs: Any) -> Iterator[None]:
-    """Raise a `DeviceError` that says what to do where the memory of the device does not suffice."""
+    """Turn an out-of-memory error of a block into a `DeviceError` that says what to do.
+
+    Parameters
+    ----------
+    backend, device
+        The backend, and its device.
+    inputs
+        The inputs that the block runs, whose batch size the message states.
+
+    Raises
+    ------
+    DeviceError
+        The device ran out of memory.
+    """
     try:
         yield
     except Exception as error:

@@ -1,8 +1,8 @@
-"""Several processes that decompose one model together: who does what, and how each learns of the others' failure.
+"""Several processes that decompose one model together: how work is shared, and how a failure reaches all of them.
 
-Processes that torch.distributed joins exchange plain Python values over a group of their own (gloo, between the
-hosts, whatever the training uses). At every exchange each process gives either a value or its failure, and there is a
-last exchange when the work ends. So a process that fails, wherever it is, fails all of them, and none is left waiting.
+The processes of torch.distributed exchange plain Python values over a separate gloo group, whatever backend the
+training uses. At every exchange each process sends either a value or its failure, and one more exchange ends the work.
+So the failure of one process, at any point, fails all of them, and no process is left waiting.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ from ..errors import ProcessFailed
 
 Value = TypeVar("Value")
 
-# Processes begin together but for the time that each takes to load its model and data, which is minutes at most.
+# How long to wait for all processes to start: they differ by the time to load model and data, minutes at most.
 _ARRIVAL = datetime.timedelta(minutes=5)
 
-# Between two exchanges a process computes its share, which takes minutes; hours only on an overloaded host. One that
-# hangs is given up after this; one that ends closes its connection, which the others notice at once.
+# How long to wait at an exchange: a process computes its share in minutes, on an overloaded host in hours. Only a hung
+# process makes the others wait that long; one that ends closes its connections, which the others notice at once.
 _WORK = datetime.timedelta(hours=2)
 
 
 class ProcessGroup:
-    """The processes that work together; one alone where torch.distributed joins none.
+    """The processes that work together, possibly only this one.
+
+    Parameters
+    ----------
+    group
+        The group of torch.distributed to communicate over; None for this process alone.
 
     Attributes
     ----------
     index, size
-        Number of this process among them, from 0 on, and how many they are.
+        Number of this process in the group, from 0, and number of all processes.
     """
 
     def __init__(self, group: distributed.ProcessGroup | None = None) -> None:
@@ -42,30 +47,62 @@ class ProcessGroup:
         self.size = distributed.get_world_size(group) if group else 1
 
     def gather(self, value: Value) -> list[Value]:
-        """The value of every process, in their order.
+        """The values of all processes, in the order of their index.
+
+        Parameters
+        ----------
+        value
+            The value of this process; must be picklable.
 
         Raises
         ------
         ProcessFailed
-            Another process has failed, with its message; or is gone.
+            Another process failed, with its message, or ended.
         """
         return self._exchange((True, value)) if self._group else [value]
 
     def from_first(self, function: Callable[[], Value]) -> Value:
-        """What a function gives in process 0, for all: the others need not compute it, and might round otherwise."""
+        """The result of a function in process 0, for all: the others save the work, and cannot round differently.
+
+        Parameters
+        ----------
+        function
+            Called in process 0 only; its result must be picklable.
+
+        Raises
+        ------
+        ProcessFailed
+            Another process failed, with its message, or ended.
+        """
         own = function() if self.index == 0 else None
         return cast(Value, self.gather(own)[0])
 
     def fail(self, error: BaseException) -> None:
-        """Let the others know, at whatever exchange they are, that this process has failed."""
+        """Report the failure of this process to the others, at their next exchange.
+
+        Parameters
+        ----------
+        error
+            Its type and message are sent.
+        """
         if self._group:
             with contextlib.suppress(ProcessFailed):
                 self._exchange((False, f"{type(error).__name__}: {error}"))
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes of a tensor on the host, in place and the same for all to the last bit.
+        """Sum a tensor over all processes, in place; the result is the same in all of them to the last bit.
 
-        It is no exchange that a failure can take the place of: a `gather` must come right before it.
+        A failure cannot be reported in this exchange, so a `gather` must come right before it.
+
+        Parameters
+        ----------
+        tensor
+            On the host, of the same shape and type in every process.
+
+        Raises
+        ------
+        ProcessFailed
+            Another process ended.
         """
         if self._group:
             with _peers_may_go():
@@ -73,14 +110,19 @@ class ProcessGroup:
         return tensor
 
     def mine(self, costs: Sequence[float]) -> list[int]:
-        """Which items this process is to do, of items with these costs.
+        """The items that this process is to do.
 
-        Longest-first scheduling: the most expensive item that is left goes to the process with the least to do.
+        Longest-first scheduling: the most expensive remaining item goes to the process with the least work.
+
+        Parameters
+        ----------
+        costs
+            Relative cost of each item, the same in every process.
 
         Returns
         -------
         list of int
-            Indices, ascending.
+            Indices of the items, ascending.
         """
         load = [0.0] * self.size
         own = []
@@ -103,17 +145,17 @@ class ProcessGroup:
 
 @contextlib.contextmanager
 def joined_processes(wanted: bool) -> Iterator[ProcessGroup]:
-    """The processes for a piece of work that each begins and ends, or fails in, like the others.
+    """The processes that do the work of a block together; all enter and leave the block, or all fail.
 
     Parameters
     ----------
     wanted
-        Whether to work together where torch.distributed is initialised.
+        Whether to share the work if torch.distributed is initialised.
 
     Raises
     ------
     ProcessFailed
-        Another process has failed, is gone, or does not arrive.
+        Another process failed, ended, or did not enter the block.
     """
     if not wanted or not distributed.is_available() or not distributed.is_initialized():
         yield ProcessGroup()
@@ -132,7 +174,7 @@ def joined_processes(wanted: bool) -> Iterator[ProcessGroup]:
         together.fail(error)
         raise
     finally:
-        with contextlib.suppress(Exception):  # of a group whose other processes are gone nothing is left to end
+        with contextlib.suppress(Exception):  # after a failure the other processes may have ended
             distributed.destroy_process_group(group)
 
 
@@ -152,7 +194,7 @@ def _new_group() -> distributed.ProcessGroup:
 def _peers_may_go() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # what gloo raises when a connection ends
+    except RuntimeError as error:  # gloo's error for a closed connection
         raise ProcessFailed(
             f"another process is gone, or has not answered for {_WORK}: look at its output, and start all again "
             f"({error})"

@@ -1,4 +1,4 @@
-"""Where long work stands: a bar, a call of the user's function, or silence."""
+"""Progress of long work: a bar, calls of the user's function, or nothing."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterator
 from ..errors import ConfigTypeError, MissingExtra
 
 Report = Callable[[int, int, str], object]
-"""Called with (done, total, name of the layer just done)."""
+"""A progress function, called with (steps done, total steps, name of the layer just done)."""
 
 
 @contextlib.contextmanager
 def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
-    """What to call as work proceeds.
+    """The progress function that an argument means.
 
     Parameters
     ----------
     progress
-        True draws a bar on stderr, a callable is called itself, False is silent.
+        True draws a bar on stderr, False does nothing, a callable is used as it is.
     task
-        What the bar says is going on.
+        Label of the bar.
 
     Raises
     ------
     ConfigTypeError
-        It is neither.
+        The argument is neither a bool nor callable.
     MissingExtra
-        A bar is asked for, and tqdm is not installed.
+        ``progress=True``, and tqdm is not installed.
     """
     if callable(progress):
         yield progress
@@ -60,13 +60,19 @@ class Steps:
     report
         Called after each step.
     total
-        How many there are going to be.
+        Number of all steps.
     """
 
     def __init__(self, report: Report, total: int) -> None:
         self._report, self._total, self._done = report, total, 0
 
     def done(self, name: str) -> None:
-        """Another step is done, that of this layer; one that has to be done again adds none."""
+        """Count and report a step; repeated steps never exceed the total.
+
+        Parameters
+        ----------
+        name
+            Name of the layer of this step.
+        """
         self._done = min(self._done + 1, self._total)
         self._report(self._done, self._total, name)

@@ -1,4 +1,4 @@
-"""What is asked of tensors everywhere: are they finite, in which precision and scale to compute, have they changed."""
+"""Small functions on tensors that many modules need: finiteness, precision, checksums, nested structures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ _SAFE = (2.0**-30, 2.0**30)
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity in a tensor of any shape on any device; needs no copy of it."""
+    """Whether a tensor contains neither NaN nor infinity; allocates no copy.
+
+    Parameters
+    ----------
+    values
+        A real tensor of any shape on any device.
+    """
     if not values.numel():
         return True
     least, most = torch.aminmax(values.detach())
@@ -24,7 +30,13 @@ def is_finite(values: Tensor) -> bool:
 
 
 def widened(values: Tensor) -> Tensor:
-    """The tensor outside of autograd, in float64 where it is that, else in float32."""
+    """The tensor without gradients, in float32; float64 is kept.
+
+    Parameters
+    ----------
+    values
+        A floating-point tensor.
+    """
     return values.detach() if values.dtype == torch.float64 else values.detach().float()
 
 
@@ -43,7 +55,13 @@ def safe_scale(values: Tensor) -> float:
 
 
 def checksum(tensors: Iterable[Tensor]) -> int:
-    """A number that changes when the values, shapes, types or order of tensors do (CRC-32)."""
+    """CRC-32 over the values, shapes, types and order of tensors.
+
+    Parameters
+    ----------
+    tensors
+        On any device, with values.
+    """
     total = 0
     for tensor in tensors:
         total = zlib.crc32(repr((tuple(tensor.shape), tensor.dtype)).encode(), total)
@@ -54,5 +72,13 @@ def checksum(tensors: Iterable[Tensor]) -> int:
 
 
 def map_tensors(change: Callable[[Tensor], object], values: Any) -> Any:
-    """The same structure of containers with every tensor in it changed."""
+    """A structure of containers with a function applied to every tensor.
+
+    Parameters
+    ----------
+    change
+        The function.
+    values
+        Tensors and other objects in any structure of containers; the others are kept.
+    """
     return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, values)

@@ -1,4 +1,4 @@
-"""Calls that take turns within a process, as they switch settings of all of it and run models of the user's."""
+"""One lock for calls that change settings of the whole process and run the user's models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import threading
 from contextlib import AbstractContextManager
 
-# Reentrant, as a progress function or a forward of the user's may ask for a plan itself.
+# Reentrant, as the user's progress function or forward may itself plan a decomposition.
 _lock = threading.RLock()
 
 
 def one_at_a_time() -> AbstractContextManager[object]:
-    """What a piece of work enters for its whole length, from the first look at a model to the last."""
+    """A context in which only one thread of the process runs at a time; to be held from survey to finished plan."""
     return _lock
 
 
@@ -21,5 +21,5 @@ def _renew_lock() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child process has no thread that would ever release a lock held at the fork.
+    # A lock held at the fork would never be released in the child, which has only the forking thread.
     os.register_at_fork(after_in_child=_renew_lock)

@@ -1,4 +1,4 @@
-"""Independent heavy computations side by side, within the number of threads that the user gives torch."""
+"""Run independent heavy computations in parallel, within the number of threads that torch may use."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# With more, each has few threads for its matrix products, and as many working sets are in memory at once.
+# Upper limit of parallel workers: more would leave each few threads, and hold more working sets in memory.
 _MOST_WORKERS = 8
 
 
 def alone_and_together(costs: Sequence[float], workers: int, alone_above: float) -> tuple[list[int], list[int]]:
-    """Which items to compute one by one with every thread, and which side by side.
+    """Which items to compute one by one with all threads, and which in parallel.
 
-    An item goes alone if it costs more than ``alone_above``, as its working set is large, or more than all
-    the items that could run beside it would fill.
+    An item runs alone if its cost exceeds ``alone_above``, as its working set is large, or if the remaining items are
+    too cheap to keep the other workers busy meanwhile.
+
+    Parameters
+    ----------
+    costs
+        Relative cost of each item.
+    workers
+        Number of parallel workers.
+    alone_above
+        Items more expensive than this always run alone.
 
     Returns
     -------
-    (alone, together)
-        Indices, the most expensive first.
+    alone, together : list of int
+        Indices of the items, the most expensive first.
     """
     order = sorted(range(len(costs)), key=lambda index: -costs[index])
     alone: list[int] = []
@@ -49,18 +58,20 @@ def run_all(
     Parameters
     ----------
     function
-        Spends its time in torch, which lets other Python threads run meanwhile.
+        Computes one item; should spend its time in torch, which releases Python's global lock.
+    items
+        Arguments of the function.
     costs
         Relative cost of each item.
     alone_above
-        Items more expensive than this never run beside others.
+        Items more expensive than this always run alone.
     done
-        Called in this thread with the index of each item when it is computed.
+        Called in this thread with the index of each item once it is computed.
 
     Raises
     ------
     Exception
-        The first that the function raises; items not yet begun are dropped.
+        The first error of the function; items not yet started are dropped.
     """
     threads = torch.get_num_threads()
     workers = min(threads, _MOST_WORKERS, len(items))
@@ -81,6 +92,6 @@ def run_all(
                 done(index)
         finally:
             pool.shutdown(cancel_futures=True)
-            # What a worker sets is what later threads of the process begin with.
+            # The number that a worker sets becomes the default of later threads of the process.
             torch.set_num_threads(threads)
     return [results[index] for index in range(len(items))]

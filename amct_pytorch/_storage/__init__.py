@@ -1,1 +1,1 @@
-"""Paths that users name, and files and folders that are written as a whole or not at all."""
+"""The user's paths, and files and folders that are written as a whole or not at all."""

@@ -1,4 +1,4 @@
-"""Write a file as a whole: at any moment there is the old one or the new one, complete."""
+"""Replace a file atomically: at any moment the old or the new one is in place, complete."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .paths import access_errors
 
 @contextlib.contextmanager
 def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> Iterator[Path]:
-    """A path beside a place, for the block to write a file to, by a library that opens it itself; then a rename.
+    """A temporary path for the block to write a file to, which is then renamed to its place.
 
-    The content is on the disk before the rename, and has the mode of the file that it replaces. Missing folders are
-    made. If the block fails, everything on disk is as it was.
+    The content is flushed to disk before the rename, and gets the mode of the file that it replaces. Missing folders
+    are created. If the block fails, everything on disk is as it was.
 
     Parameters
     ----------
     place
-        Where the file is to be, from `paths.file_to_write`.
+        The final path, from `paths.file_to_write`.
     error
-        What to raise where it cannot be written.
+        The class of error to raise if the file cannot be written.
     sync_name
-        Wait until the rename too is on the disk. An interrupt of this wait comes when the new file is in place
-        already. So a caller who undoes something else after an error passes False, and calls `drafts.sync_folder`
-        when nothing is left to undo.
+        Whether to wait until the rename is on disk too. An interrupt during this wait leaves the new file in place, so
+        a caller that rolls back other work after an error passes False, and calls `drafts.sync_folder` once nothing
+        can be rolled back any more.
     """
     with access_errors(place, "written", error), drafted(place) as draft:
         yield draft
@@ -41,14 +41,14 @@ def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> It
 
 
 def write_file(place: Path, content: str | bytes, error: type[OSError], *, sync_name: bool = True) -> None:
-    """Write a file as a whole; text as UTF-8, with its ends of lines as they are.
+    """Write a file as a whole.
 
     Parameters
     ----------
     place, error, sync_name
         See `new_file`.
     content
-        What is to be in the file.
+        The whole content. Text is written as UTF-8, with its line endings unchanged.
     """
     with new_file(place, error, sync_name=sync_name) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)

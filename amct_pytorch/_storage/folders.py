@@ -1,4 +1,4 @@
-"""Put a folder into place as a whole: at any moment there is the old one or the new one, complete."""
+"""Replace a folder as a whole: at any moment the old or the new one can be found, complete."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .paths import access_errors
 
 @contextlib.contextmanager
 def new_folder(place: Path, error: type[OSError], *, replaces: bool) -> Iterator[Path]:
-    """An empty folder beside a place, for the block to fill; then a rename.
+    """An empty temporary folder for the block to fill, which is then renamed to its place.
 
-    The content is on the disk before the rename. Missing folders above the place are made. If the block fails,
-    everything on disk is as it was. A process that is killed while one folder replaces another may leave the old one
-    under another name, where `current_folder` still finds it.
+    The content is flushed to disk before the rename. Missing parent folders are created. If the block fails,
+    everything on disk is as it was. A process killed while one folder replaces another may leave the old one under a
+    different name, where `current_folder` finds it.
 
     Parameters
     ----------
     place
-        Where the folder is to be, from `paths.folder_to_write`.
+        The final path, from `paths.folder_to_write`.
     error
-        What to raise where it cannot be written.
+        The class of error to raise if the folder cannot be written.
     replaces
-        Whether a folder that is there is replaced with all that it holds. Otherwise only an empty one is.
+        Whether to replace an existing folder with all of its content; otherwise an existing folder must be empty.
     """
     with access_errors(place, "written", error), drafted(place) as draft:
         draft.mkdir()
@@ -40,12 +40,18 @@ def new_folder(place: Path, error: type[OSError], *, replaces: bool) -> Iterator
 
 
 def current_folder(place: Path) -> Path:
-    """Where the newest whole folder is: under another name, if a process was killed between two renames."""
+    """The path of the newest complete folder, which has another name if a process was killed between two renames.
+
+    Parameters
+    ----------
+    place
+        The final path that was passed to `new_folder`.
+    """
     return _previous_of(place) if not place.exists() and _previous_of(place).exists() else place
 
 
 def _swap(draft: Path, place: Path) -> None:
-    """Rename the draft to the place, out of which the folder that was there is renamed, and then removed."""
+    """Move the existing folder out of the way, rename the draft to its place, and remove the old folder."""
     previous = _previous_of(place)
     try:
         if place.exists():
@@ -63,12 +69,12 @@ def _swap(draft: Path, place: Path) -> None:
 
 
 def _previous_of(place: Path) -> Path:
-    """Where the folder that is replaced is between two renames."""
+    """The path of the old folder between the two renames."""
     return place.with_name(f".{place.name}.previous")
 
 
 def _sync(folder: Path) -> None:
-    """Wait until a folder is on the disk itself, with all files and folders in it."""
+    """Wait until a folder and everything in it is on disk."""
     for path in folder.rglob("*"):
         if path.is_dir():
             sync_folder(path)

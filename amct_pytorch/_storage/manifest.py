@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: size and SHA-256 of every file, by which damage is found before anything is loaded."""
+"""The manifest of a checkpoint: size and SHA-256 of every file, to detect damage before anything is loaded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ..errors import CheckpointAccessError, CheckpointError, ConfigError, listed
 from .paths import access_errors
 
 MANIFEST = "manifest.json"
+"""Name of the manifest in the folder of a checkpoint."""
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
-    """Describe all files of a folder in one more file.
+    """Write the manifest of all files in a folder.
 
     Parameters
     ----------
     folder
-        Holds the other files, complete.
+        Has all other files, complete.
     about
-        What the manifest says besides: keys and values that JSON has, none of them "files".
+        Further content of the manifest, values that JSON can express by key; not the key "files".
     """
     files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
     text = json.dumps({**about, "files": files}, indent=2) + "\n"
@@ -30,14 +31,19 @@ def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; every file that it names is as it was when the manifest was written.
+    """Read the manifest of a folder, and verify size and hash of every file that it lists.
+
+    Parameters
+    ----------
+    folder
+        A folder that `write_manifest` was called on.
 
     Raises
     ------
     CheckpointAccessError
-        There is none, or it cannot be read.
+        The folder has no manifest, or a file cannot be read.
     CheckpointError
-        It, or a file that it names, is missing or damaged.
+        The manifest is invalid, or a file that it lists is missing or damaged.
     """
     with access_errors(folder, "read", CheckpointAccessError):
         path = folder / MANIFEST
@@ -58,21 +64,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_replaceable(place: Path, known: Collection[str]) -> None:
-    """Check that nothing but an earlier checkpoint would be lost if a folder is replaced.
+    """Check that replacing a folder would delete nothing but an earlier checkpoint.
 
     Parameters
     ----------
     place
-        Where the new checkpoint is to be.
+        Path of the new checkpoint.
     known
-        Names that files of a checkpoint have, the manifest's apart.
+        Names of the files of a checkpoint, without the manifest.
 
     Raises
     ------
     ConfigError
-        There is something else.
+        The path is a file, or a folder with other content.
     CheckpointAccessError
-        It cannot be looked at.
+        The folder cannot be read.
     """
     with access_errors(place, "written", CheckpointAccessError):
         if place.exists() and not place.is_dir():
@@ -98,7 +104,7 @@ def _check_file(path: Path, expected: Mapping[str, object]) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, object]:
-    """Size and hash of a file, the size first: a file that is cut short is most plainly described by it."""
+    """Size and hash of a file; the size first, as it makes the clearest message for a truncated file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**20):

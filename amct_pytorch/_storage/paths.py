@@ -1,4 +1,4 @@
-"""What a path argument means, whether it can be read or written, and the error that names it where it cannot."""
+"""Path arguments: their meaning, whether they can be read or written, and errors that name the path."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from ..errors import AmctError, ConfigError, ConfigTypeError
 
 
 def resolved(path: object, called: str, kind: str) -> Path:
-    """The place that a path argument means, symbolic links followed.
+    """The absolute path that an argument means, with symbolic links resolved.
 
     Parameters
     ----------
     path
         The argument.
     called
-        Its name, for the message: "decompose_info_path".
+        Name of the argument, for the message: "decompose_info_path".
     kind
-        What it is the path of: "file" or "directory".
+        What the path should lead to, for the message: "file" or "directory".
 
     Raises
     ------
-    ConfigTypeError, ConfigError
-        It is no path; it is an empty one, or has a null character.
+    ConfigTypeError
+        The argument is not a path.
+    ConfigError
+        The path is empty, or has a null character.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -38,16 +40,23 @@ def resolved(path: object, called: str, kind: str) -> Path:
 def file_to_read(
     path: str | os.PathLike[str], called: str, what: str, error: type[OSError], missing: type[OSError]
 ) -> Path:
-    """The place of a regular file that exists.
+    """The absolute path of an existing regular file.
 
     Parameters
     ----------
     path, called
         See `resolved`.
     what
-        What the file is, for the message: "decomposition information file".
-    error, missing
-        What to raise where it cannot be read, and where there is none.
+        Kind of the file, for the message: "decomposition information file".
+    error
+        The class of error to raise if the path cannot be read, or is not a regular file.
+    missing
+        The class of error to raise if no file exists.
+
+    Raises
+    ------
+    ConfigTypeError, ConfigError
+        See `resolved`.
     """
     place = resolved(path, called, "file")
     with access_errors(place, "read", error):
@@ -59,14 +68,19 @@ def file_to_read(
 
 
 def file_to_write(path: str | os.PathLike[str], called: str, error: type[OSError]) -> Path:
-    """The place of a regular file that can be replaced, or of a new one that can be made. Nothing is written.
+    """The absolute path of a regular file that can be created or replaced. Nothing is written.
 
     Parameters
     ----------
     path, called
         See `resolved`.
     error
-        What to raise where it is a directory or a device, or where its folder cannot be written into.
+        The class of error to raise if the path is a directory or a device, or its folder is not writable.
+
+    Raises
+    ------
+    ConfigTypeError, ConfigError
+        See `resolved`.
     """
     place = resolved(path, called, "file")
     with access_errors(path, "written", error):
@@ -79,16 +93,21 @@ def file_to_write(path: str | os.PathLike[str], called: str, error: type[OSError
 
 
 def folder_to_write(path: str | os.PathLike[str], called: str, error: type[OSError]) -> Path:
-    """The place of a folder that can be made, or replaced by another. Nothing is written.
+    """The absolute path of a folder that can be created or replaced. Nothing is written.
 
-    What may be replaced is for the caller to decide: whatever is there passes.
+    Whatever exists at the path passes; the caller decides what may be replaced.
 
     Parameters
     ----------
     path, called
         See `resolved`.
     error
-        What to raise where the folder around it cannot be written into.
+        The class of error to raise if the parent folder is not writable.
+
+    Raises
+    ------
+    ConfigTypeError, ConfigError
+        See `resolved`.
     """
     place = resolved(path, called, "directory")
     with access_errors(path, "written", error):
@@ -97,31 +116,31 @@ def folder_to_write(path: str | os.PathLike[str], called: str, error: type[OSErr
 
 
 def _check_room(place: Path, path: object, error: type[OSError]) -> None:
-    """Check that the folder of a place, or the nearest one that exists above it, can be written into."""
-    # Path.exists answers False to what it cannot look at, such as a name that is too long; stat says why.
+    """Check that the nearest existing parent folder of a path is writable."""
+    # Path.exists is False also for a path that cannot be examined, such as too long a name; stat raises the reason.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         place.stat()
     folder = place.parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise error(f"{path}: cannot be written: {folder} is no folder that can be written into")
+        raise error(f"{path}: cannot be written: {folder} is not a writable folder")
 
 
 @contextlib.contextmanager
 def access_errors(place: object, what: str, error: type[OSError]) -> Iterator[None]:
-    """Raise what the file system reports in the block as an error of this class, with the place in its message.
+    """Turn an OSError of a block into an error of this class, whose message names the path.
 
-    Errors of this package pass: they name their place already.
+    Errors of this package pass unchanged, as they name the path already.
 
     Parameters
     ----------
     place
-        What was worked on, a path as the user knows it.
+        The path, as the user wrote it.
     what
-        What could not be done: "read" or "written".
+        What cannot be done with it: "read" or "written".
     error
-        What to raise.
+        The class of error to raise.
     """
     try:
         yield

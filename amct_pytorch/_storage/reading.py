@@ -1,4 +1,4 @@
-"""Read a text file that a user names, which may be anything."""
+"""Read a text file given by the user, which may have any content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from .paths import access_errors, file_to_read
 
 _LARGEST = 64 * 2**20
-"""Bytes of the largest file that is read: far more than any of ours has, far less than what fills the memory."""
+"""Largest file that is read, in bytes: far larger than any valid file, far smaller than the memory."""
 
 
 def read_text(
@@ -26,7 +26,12 @@ def read_text(
     path, called, what, error, missing
         See `paths.file_to_read`.
     content
-        What to raise where the file is far too large for what it should be, or not UTF-8.
+        The class of error to raise if the file is larger than 64 MiB, or not UTF-8.
+
+    Raises
+    ------
+    ConfigTypeError, ConfigError
+        See `paths.resolved`.
     """
     place = file_to_read(path, called, what, error, missing)
     with access_errors(place, "read", error):

@@ -1,4 +1,4 @@
-"""Dataclasses as plain data that a file can hold, and back, with every field checked."""
+"""Convert dataclasses to plain data for a JSON file, and back with every field checked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def to_plain(record: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
     Parameters
     ----------
     record
-        Its fields are numbers, strings, None, dataclasses, and tuples of these.
+        A dataclass whose fields are numbers, strings, None, dataclasses, and tuples of these.
     leave_out
-        Names of fields of the record that are kept elsewhere.
+        Names of its fields to omit.
     """
     fields = [field.name for field in dataclasses.fields(record) if field.name not in leave_out]
     return {name: _plain(getattr(record, name)) for name in fields}
@@ -28,20 +28,20 @@ def to_plain(record: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
 def from_plain(
     kind: type[Record], value: object, where: str, error: type[ValueError], given: Mapping[str, Any] | None = None
 ) -> Record:
-    """A dataclass from what `to_plain` gave.
+    """The dataclass that `to_plain` converted.
 
     Parameters
     ----------
     kind
-        The dataclass. Its annotations say what each field holds.
+        The class. Its annotations define the type of each field.
     value
-        What a file holds, which may be anything.
+        The content of a file, which may be anything.
     where
-        Where in the file that is, for messages.
+        Its place in the file, for messages.
     error
-        What to raise where it is not as the annotations say.
+        The class of error to raise if the value does not match the annotations.
     given
-        Fields that were left out.
+        Values of the fields that were omitted, by name.
     """
     given = given or {}
     hints = typing.get_type_hints(kind)
@@ -62,13 +62,13 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(hint: Any, value: Any, where: str, error: type[ValueError]) -> Any:
-    """A value of the type that a hint says."""
+    """A value, checked by a type hint, with lists as tuples and dicts as dataclasses."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         choices = [choice for choice in arguments if choice is not type(None)]
-        # Of a tuple or a word, the tuple is what a list in the file is.
+        # A list in the file matches the tuple of a union, anything else its other type.
         fitting = [choice for choice in choices if (typing.get_origin(choice) is tuple) == isinstance(value, list)]
         return _checked((fitting or choices)[0], value, where, error)
     if typing.get_origin(hint) is tuple:
@@ -86,6 +86,7 @@ def _checked(hint: Any, value: Any, where: str, error: type[ValueError]) -> Any:
     return value
 
 
+# JSON types in messages.
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 

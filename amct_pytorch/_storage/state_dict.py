@@ -1,4 +1,4 @@
-"""Load a state dict into a model as a whole or not at all: checked before, and taken back if it fails."""
+"""Load a state dict into a model as a whole or not at all: checked beforehand, undone if loading fails."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> Non
     Parameters
     ----------
     model
-        Which they are for.
+        The model to load into.
     weights
         A state dict.
     place
-        Where it is from, for the message.
+        The checkpoint's folder, for the message.
 
     Raises
     ------
     CheckpointError
-        They are of another model.
+        A name, shape or type differs.
     """
     expected = model.state_dict()
     only = {"model": expected.keys() - weights.keys(), "checkpoint": weights.keys() - expected.keys()}
@@ -47,7 +47,13 @@ def check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> Non
 
 @contextlib.contextmanager
 def values_kept(model: nn.Module) -> Iterator[None]:
-    """Put every value of a model back if the block fails."""
+    """Restore every value of a model's state dict if the block fails.
+
+    Parameters
+    ----------
+    model
+        The model that the block changes.
+    """
     tensors = [value for value in model.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)]
     values = [tensor.detach().clone() for tensor in tensors]
     try:

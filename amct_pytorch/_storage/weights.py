@@ -1,4 +1,4 @@
-"""Tensors in files that are read without running code of theirs: in safetensors, or in torch's weights-only format."""
+"""Tensors in files that are safe to load: safetensors, or torch's weights-only format, which runs no code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import ConfigError, MissingExtra, listed
 SAFETENSORS, TORCH = ".safetensors", ".pt"
 """Suffixes of the two formats."""
 
-# What every release of safetensors can hold.
+# Types that every release of safetensors supports.
 _PORTABLE = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool}
     | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
@@ -24,25 +24,25 @@ _PORTABLE = frozenset(
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """Write named tensors, each once.
+    """Write named tensors; tied tensors once.
 
     Parameters
     ----------
     tensors
-        Tensors on any device by name, as in a state dict; objects that a state dict has besides go with them.
+        A state dict: tensors on any device, and possibly other objects, by name.
     path
-        Of the file, without the suffix that says its format. It is ``.safetensors`` where that is installed and can
-        hold all of them, else ``.pt``.
+        Path of the file without suffix. The format is ``.safetensors`` if that is installed and supports all of the
+        tensors, else ``.pt``.
 
     Returns
     -------
     dict
-        Of tensors under several names, every name but the first → the first, under which it is in the file.
+        For tensors with several names: the first name, under which it is stored, by each of the others.
 
     Raises
     ------
     ConfigError
-        An object cannot be read back without running code of the file.
+        An object cannot be read back without running code from the file.
     OSError
         The file cannot be written.
     """
@@ -69,16 +69,16 @@ def save_tensors(tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 
 def load_tensors(path: Path, tied: Mapping[str, str], error: type[ValueError]) -> dict[str, Any]:
-    """The tensors of a file, on the CPU.
+    """Load the tensors of a file to the CPU.
 
     Parameters
     ----------
     path
-        Of the file, its suffix that of its format.
+        The file, whose suffix states its format.
     tied
-        From `save_tensors`; these names are tied again.
+        From `save_tensors`; these names get the same tensor again.
     error
-        What to raise where the file has other content.
+        The class of error to raise if the file has other content.
 
     Raises
     ------
@@ -99,26 +99,25 @@ def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
     Parameters
     ----------
     content
-        Its tensors may be on any device; in the file they are on the CPU, so that it can be read where there is no
-        such device.
+        Tensors may be on any device; they are stored as CPU tensors, so that any machine can read the file.
     path
-        Of the file.
+        The file to write.
     called
-        What the content is, for the message.
+        Name of the content, for the message.
 
     Raises
     ------
     ConfigError
-        It has something else, which cannot be read back without running code of the file.
+        The content has another object, which cannot be read back without running code from the file.
     OSError
         The file cannot be written.
     """
     expected = "expected tensors, numbers, strings, and lists and dicts of them"
     try:
-        # Given a path, torch writes its name into the file: the same content would not give the same file.
+        # Given a path, torch writes the path's name into the file, so that the bytes would depend on it.
         with path.open("wb") as file:
             torch.save(tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), dict(content)), file)
-    except RuntimeError as error:  # what torch's writer raises when the disk is full
+    except RuntimeError as error:  # torch's error when the disk is full
         raise OSError(str(error)) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(f"{called} cannot be saved ({error}): {expected}") from error
@@ -131,14 +130,14 @@ def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
 
 
 def load_content(path: Path, error: type[ValueError]) -> dict[str, Any]:
-    """What `save_content` wrote; its tensors are on the CPU.
+    """Load what `save_content` wrote, with its tensors on the CPU.
 
     Parameters
     ----------
     path
-        Of the file.
+        The file.
     error
-        What to raise where the file has other content.
+        The class of error to raise if the file has other content.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -166,14 +165,14 @@ def _load_safetensors(path: Path, error: type[ValueError]) -> dict[str, Any]:
 
 
 def _with_own_storage(value: torch.Tensor, storages: set[int]) -> torch.Tensor:
-    """The values on the CPU, in a storage of their own: safetensors takes no views, and torch saves all behind one.
+    """The values on the CPU in a separate storage: safetensors takes no views, and torch saves a view's whole storage.
 
     Parameters
     ----------
     value
-        Any tensor.
+        Any dense tensor.
     storages
-        Addresses of the storages that are taken; that of the result is added.
+        Addresses of the storages in use by other tensors; that of the result is added.
     """
     host = value.detach().cpu().contiguous()
     if host.untyped_storage().nbytes() != host.nbytes or host.untyped_storage().data_ptr() in storages:
@@ -183,7 +182,7 @@ def _with_own_storage(value: torch.Tensor, storages: set[int]) -> torch.Tensor:
 
 
 def _is_portable(value: object) -> bool:
-    """Whether safetensors can hold it: a dense tensor of numbers as every release knows them."""
+    """Whether every release of safetensors supports a value: a dense tensor of a common type."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -193,7 +192,7 @@ def _is_portable(value: object) -> bool:
 
 
 def _identity(value: object) -> tuple[Any, ...]:
-    """The same for tensors that are the same view of the same memory."""
+    """A key that is equal for tensors that are the same view of the same memory."""
     if not _is_portable(value) or not isinstance(value, torch.Tensor) or not value.numel():
         return (id(value),)
     return value.data_ptr(), value.device, value.dtype, value.shape, value.stride()

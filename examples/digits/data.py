@@ -13,7 +13,7 @@ def load_digits_tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     train_images, train_labels, test_images, test_labels : Tensor
         Images are float32 in [0, 1] of shape (N, 1, 8, 8), labels are int64 of shape (N,).
     """
-    # Imported here, as the accuracy on other data can be measured without scikit-learn.
+    # Imported here, since the accuracy on other data does not need scikit-learn.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -38,7 +38,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     Parameters
     ----------
     model : nn.Module
-        Classifier on the same device as the images; the mode of every submodule is restored afterwards.
+        Classifier on the device of the images; the training flag of every submodule is restored afterwards.
     images, labels : Tensor
         Inputs of shape (N, 1, 8, 8) and class indices of shape (N,).
     batch_size : int
@@ -49,7 +49,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     float
         Top-1 accuracy in percent.
     """
-    # Modes are kept per module, so that layers frozen in eval mode stay so in a training model.
+    # Flags are saved per module, so that layers frozen in eval mode stay so in a training model.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     batches = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)

@@ -1,4 +1,4 @@
-"""Decompose the pretrained digits network, fine-tune it for a moment, and rebuild it from what was saved.
+"""Decompose the pretrained digits network, fine-tune it briefly, and rebuild it from the saved files.
 
 python examples/digits/decompose.py
 """
@@ -14,7 +14,7 @@ from amct_pytorch.tensor_decompose import decompose_network, plan_decomposition
 from data import accuracy, load_digits_tensors
 from net import DigitsNet, load_pretrained
 
-SEED = 0
+SEED = 0  # of the order of the training images
 
 
 def finetune(net: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
@@ -34,7 +34,7 @@ def finetune(net: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> Non
 
 
 def main() -> None:
-    """Run the example and print what it finds."""
+    """Run the example, and print its results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=5, help="epochs of fine-tuning (default 5)")
     parser.add_argument(
@@ -63,7 +63,7 @@ def main() -> None:
     rebuilt, _ = decompose_network(DigitsNet(), info)
     rebuilt.load_state_dict(torch.load(weights))
     if not torch.equal(rebuilt.eval()(test_images), net(test_images)):
-        raise SystemExit("A network rebuilt from what was saved DIFFERS from the one that was saved.")
+        raise SystemExit("The network rebuilt from the files DIFFERS from the saved one.")
     print(f"\nWrote {info}\nand   {weights}")
     print("A network rebuilt from the two gives the same outputs, bit for bit.")
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 WEIGHTS_PATH = Path(__file__).resolve().parent / "digits.pth"
+"""The shipped weights, in float16."""
 
 
 def conv_block(in_channels: int, out_channels: int) -> list[nn.Module]:

@@ -15,11 +15,17 @@ from torch.nn import functional
 from data import accuracy, load_digits_tensors
 from net import WEIGHTS_PATH, DigitsNet
 
-SEED = 0
-BATCH_SIZE = 64
+SEED = 0  # of weights, order and augmentation
+BATCH_SIZE = 64  # images per step
+
+# Of AdamW; the learning rate is the peak of a one-cycle schedule.
 LEARNING_RATE = 3e-3
 WEIGHT_DECAY = 5e-2
+
+# Share of the probability of a label that is spread over all classes.
 LABEL_SMOOTHING = 0.1
+
+# Augmentation: largest shift, rotation and relative change of scale, and standard deviation of added Gaussian noise.
 MAX_SHIFT_PIXELS = 1.0
 MAX_ROTATION_DEGREES = 12.0
 MAX_SCALE_CHANGE = 0.1
@@ -97,7 +103,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=WEIGHTS_PATH, help="file for the float16 weights")
     args = parser.parse_args()
 
-    # One thread fixes the order of summation, hence the result, whatever the number of cores.
+    # One thread fixes the order of summation, so the result does not depend on the number of cores.
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     train_images, train_labels, test_images, test_labels = load_digits_tensors()

@@ -89,7 +89,7 @@ def test_ranks_go_by_the_cube_unit(npu: Backend) -> None:
 
 
 def test_time_is_that_between_two_events(npu: Backend) -> None:
-    # The stand-in's events tell the host's time, though torch_npu's queue may have them wait.
+    # The stand-in's events use the host's clock, although torch_npu's queue may delay them.
     assert 0.005 < npu.time(lambda: time.sleep(0.01), device=_NPU, calls=4) < 0.1
 
 
@@ -97,7 +97,7 @@ def test_peak_memory_is_that_of_the_caching_allocator(npu: Backend) -> None:
     with npu.peak_memory(_NPU) as peak:
         torch.empty(64 * _MIB, dtype=torch.uint8, device=_NPU)
     assert 64 * _MIB <= peak.bytes < 65 * _MIB
-    # What was there before does not count.
+    # Memory allocated before does not count.
     before = torch.empty(64 * _MIB, dtype=torch.uint8, device=_NPU)
     with npu.peak_memory(_NPU) as peak:
         torch.empty(_MIB, dtype=torch.uint8, device=_NPU)
@@ -123,7 +123,7 @@ def test_memory_that_does_not_suffice_is_recognised(npu: Backend) -> None:
 def test_operators_that_run_on_the_cpu_are_named(npu: Backend, capfd: pytest.CaptureFixture[str]) -> None:
     matrix = torch.eye(3).to(_NPU)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch_npu warns of much besides
+        warnings.simplefilter("ignore")  # torch_npu issues many other warnings
         with npu.fallbacks() as names:
             os.write(2, b"something else\n")
             torch.linalg.matrix_exp(matrix)

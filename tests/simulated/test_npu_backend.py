@@ -1,4 +1,4 @@
-"""What is special to the NPU's backend, on the simulated device."""
+"""Behaviour specific to the NPU's backend, on the simulated device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NPU = torch.device("npu", 0)
 
 @pytest.fixture
 def npu() -> Iterator[Backend]:
-    """The backend with nothing found out yet."""
+    """A new backend, which has not probed the device yet."""
     refresh_backends()
     yield get_backend("npu")
     refresh_backends()
@@ -161,7 +161,7 @@ def test_a_device_with_hf32_only_is_measured_by_its_tolerance(
     with pytest.warns(AmctWarning, match=f"npu:0: float32 convolutions are in HF32 even where .*{how}") as caught:
         loose = npu.tolerance(torch.float32, _NPU)
     assert [warning.filename for warning in caught] == [__file__]
-    with npu.exact_numerics(_NPU):  # warned of once: a second warning would be an error
+    with npu.exact_numerics(_NPU):  # the warning comes once: a second one would be an error
         error = _error(_NPU)
     assert strict.norm < error < loose.norm
     assert loose == npu.tolerance(torch.float16, _NPU)
@@ -213,7 +213,7 @@ def test_hf32_is_found_whatever_the_state_of_the_process(
         torch.set_default_device(None)
 
 
-# What models are moved and measured under
+# Settings for moving and measuring models
 
 
 @pytest.mark.parametrize("compiles", [False, True])
@@ -283,7 +283,7 @@ def test_memory_that_does_not_suffice_is_recognised(npu: Backend, monkeypatch: p
 
 
 def test_a_clock_that_does_not_wait_for_the_device_is_wrong(npu: Backend) -> None:
-    """Of the simulation: the device runs behind the host, and both of the backend's ways to wait tell."""
+    """Property of the simulation: the device lags behind the host, as synchronize() and time() both show."""
     x, weight = image(8, 64, 28, 28).npu(), image(64, 64, 3, 3).npu()
 
     def work() -> Tensor:
@@ -428,7 +428,7 @@ def test_the_offline_flow_on_the_device(tmp_path: Path) -> None:
 
 
 class _HostClock(type(get_backend("npu"))):
-    """Times what the host does, which is to hand the work over."""
+    """Measures the launch on the host instead of the work on the device."""
 
     def time(self, fn, *, device, calls=1):
         begin = time.perf_counter()
@@ -438,7 +438,7 @@ class _HostClock(type(get_backend("npu"))):
 
 
 class _DoesNotWait(type(get_backend("npu"))):
-    """Synchronises with nothing."""
+    """Does not wait for the device."""
 
     def synchronize(self, device):
         pass
