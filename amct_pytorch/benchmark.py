@@ -17,7 +17,7 @@ from ._run.arguments import is_whole, setting_error
 from ._run.inputs import batch_size_of, checked_inputs
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes
-from ._run.progress import Report, Steps, reporting
+from ._run.progress import ProgressFunction, Steps, reporting
 from .backend import Backend
 from .errors import ConfigError
 
@@ -34,7 +34,7 @@ def benchmark(
     batch_sizes: Sequence[int] | None = None,
     dtypes: Sequence[torch.dtype] | None = None,
     compiled: bool = False,
-    progress: bool | Report = False,
+    progress: bool | ProgressFunction = False,
 ) -> BenchmarkReport:
     """Time a model and its decomposed form on a device, in turn, as wholes and layer by layer.
 

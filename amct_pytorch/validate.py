@@ -14,7 +14,7 @@ from ._measure.validation_run import validation_run
 from ._run.inputs import check_finite, checked_inputs
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes, memory_errors_named, released
-from ._run.progress import Report, Steps, reporting
+from ._run.progress import ProgressFunction, Steps, reporting
 from .backend import Backend
 
 __all__ = ["DtypeValidation", "LayerValidation", "ValidationReport", "validate"]
@@ -28,7 +28,7 @@ def validate(
     *,
     index: int = 0,
     dtypes: Sequence[torch.dtype] | None = None,
-    progress: bool | Report = False,
+    progress: bool | ProgressFunction = False,
 ) -> ValidationReport:
     """Run a model and its decomposed form on a device, and compare them layer by layer and as wholes.
 

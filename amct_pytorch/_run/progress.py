@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 from ..errors import ConfigTypeError, MissingExtra
 
-Report = Callable[[int, int, str], object]
+ProgressFunction = Callable[[int, int, str], object]
 """A progress function, called with (steps done, total steps, name of the layer just done)."""
 
 
 @contextlib.contextmanager
-def reporting(progress: bool | Report, task: str) -> Iterator[Report]:
+def reporting(progress: bool | ProgressFunction, task: str) -> Iterator[ProgressFunction]:
     """The progress function that an argument means.
 
     Parameters
@@ -63,7 +63,7 @@ class Steps:
         Number of all steps.
     """
 
-    def __init__(self, report: Report, total: int) -> None:
+    def __init__(self, report: ProgressFunction, total: int) -> None:
         self._report, self._total, self._done = report, total, 0
 
     def done(self, name: str) -> None:

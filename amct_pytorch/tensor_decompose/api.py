@@ -10,7 +10,7 @@ from typing import cast
 from torch import nn
 
 from .._run.process_group import ProcessGroup, joined_processes
-from .._run.progress import Report, reporting
+from .._run.progress import ProgressFunction, reporting
 from .._run.turns import one_at_a_time
 from .._storage.reading import read_text
 from ..errors import (
@@ -41,7 +41,7 @@ def auto_decomposition(
     config: DecompositionConfig | None = None,
     calibration: Calibration | None = None,
     example_inputs: object = None,
-    progress: bool | Report = False,
+    progress: bool | ProgressFunction = False,
     distributed: bool = True,
 ) -> tuple[nn.Module, dict[str, list[str]]]:
     """Decompose the convolutions of a pretrained model that are worth it, in place.
@@ -92,7 +92,7 @@ def plan_decomposition(
     *,
     calibration: Calibration | None = None,
     example_inputs: object = None,
-    progress: bool | Report = False,
+    progress: bool | ProgressFunction = False,
     distributed: bool = True,
 ) -> DecompositionPlan:
     """Say what a decomposition would do to a model, without changing it.
@@ -153,7 +153,7 @@ def _plan(
     config: DecompositionConfig | None,
     calibration: Calibration | None,
     example_inputs: object,
-    progress: bool | Report,
+    progress: bool | ProgressFunction,
     processes: ProcessGroup,
 ) -> DecompositionPlan:
     _check_settings(config, calibration)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..._run.intercept import Forward, acting
 from ..._run.process_group import ProcessGroup
-from ..._run.progress import Report
+from ..._run.progress import ProgressFunction
 from ..._run.tensors import is_finite
 from ...errors import LayerError, warn_user
 from ..methods.factoring import Factoring
@@ -38,7 +38,9 @@ Recorders = dict[int, list[LayerRecorder]]
 """By number of the weight group, a recorder for each of its layers."""
 
 
-def fit_to_data(runs: Runs, factoring: Factoring, report: Report, processes: ProcessGroup) -> dict[int, Fitted]:
+def fit_to_data(
+    runs: Runs, factoring: Factoring, report: ProgressFunction, processes: ProcessGroup
+) -> dict[int, Fitted]:
     """Choose ranks and fit factors to the calibration data.
 
     Parameters
@@ -87,7 +89,7 @@ class _Fitting:
         runs: Runs,
         factoring: Factoring,
         biases: Sequence[Sequence[int | None]],
-        report: Report,
+        report: ProgressFunction,
         processes: ProcessGroup,
     ) -> None:
         self.runs, self.factoring, self.biases = runs, factoring, biases

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..._run.intercept import Forward, acting
 from ..._run.process_group import ProcessGroup
-from ..._run.progress import Report
+from ..._run.progress import ProgressFunction
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
 from ..model.chain import DecomposedConv2d
@@ -91,7 +91,7 @@ def rescale(
     fitted: Mapping[int, Fitted],
     recorders: Mapping[int, Sequence[LayerRecorder]],
     order: Sequence[int],
-    report: Report,
+    report: ProgressFunction,
     processes: ProcessGroup,
 ) -> dict[int, Fitted]:
     """The fitted factors with the last ones scaled, and the biases corrected once more.

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 
 from ..._run.process_group import ProcessGroup
-from ..._run.progress import Report
+from ..._run.progress import ProgressFunction
 from ..._run.workers import run_all
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
 from ..ranks.spectrum import Spectrum
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 def silent(done: int, total: int, name: str) -> None:
-    """Report nothing."""
+    """ProgressFunction nothing."""
 
 
 class Factoring:
@@ -40,7 +40,7 @@ class Factoring:
         Those that share the work.
     """
 
-    def __init__(self, groups: Sequence[WeightGroup], report: Report, processes: ProcessGroup) -> None:
+    def __init__(self, groups: Sequence[WeightGroup], report: ProgressFunction, processes: ProcessGroup) -> None:
         self.groups = groups
         self._report, self._processes = report, processes
         self._requests: list[RankRequest] = [group.request for group in groups]
@@ -62,7 +62,7 @@ class Factoring:
         """Groups whose split at the ranks chosen is wanted."""
         return [index for index, choice in sorted(self.choices.items()) if self.groups[index].gains(choice.ranks)]
 
-    def look_at_weights(self, report: Report | None = None) -> None:
+    def look_at_weights(self, report: ProgressFunction | None = None) -> None:
         """Compute the spectrum of every weight."""
         every = range(len(self.groups))
         self._spectra = self._spectra_of(lambda index: self.groups[index].spectrum(), every, report or silent)
@@ -100,7 +100,7 @@ class Factoring:
         ]
 
     def share_out(
-        self, function: Callable[[int], Result], which: Sequence[int], report: Report | None = None
+        self, function: Callable[[int], Result], which: Sequence[int], report: ProgressFunction | None = None
     ) -> dict[int, Result]:
         """What a function that spends its time in linear algebra gives for each of these groups, on every process.
 
@@ -143,7 +143,7 @@ class Factoring:
         self._spectra.update(self._spectra_of(lambda index: self.groups[index].spectrum(exact=True), which, silent))
 
     def _spectra_of(
-        self, function: Callable[[int], Spectrum], which: Sequence[int], report: Report
+        self, function: Callable[[int], Spectrum], which: Sequence[int], report: ProgressFunction
     ) -> dict[int, Spectrum]:
         """Spectra by number of the group; singular vectors stay in the process that has computed them."""
         own: dict[int, Spectrum] = {}

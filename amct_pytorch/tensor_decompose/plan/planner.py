@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..._run.intercept import input_shapes
 from ..._run.process_group import ProcessGroup
-from ..._run.progress import Report
+from ..._run.progress import ProgressFunction
 from ..._run.tensors import is_finite
 from ...errors import LayerError
 from ..calibration.data import Calibration
@@ -42,7 +42,7 @@ def make_plan(
     config: DecompositionConfig,
     calibration: Calibration | None,
     example_inputs: object,
-    report: Report,
+    report: ProgressFunction,
     processes: ProcessGroup,
 ) -> DecompositionPlan:
     """The plan for a model.
@@ -185,7 +185,7 @@ def _shapes(found: Survey, example_inputs: object) -> dict[tuple[str, ...], Shap
 
 
 def _fit_all(
-    model: nn.Module, factoring: Factoring, calibration: Calibration, report: Report, processes: ProcessGroup
+    model: nn.Module, factoring: Factoring, calibration: Calibration, report: ProgressFunction, processes: ProcessGroup
 ) -> tuple[dict[int, Fitted], dict[int, tuple[float, float] | None], Outcome]:
     """By number of the group the fitted factors and the errors of the responses, and what comes of them all."""
     runs = Runs(model, calibration)
