@@ -196,7 +196,7 @@ def _checked_targets(soc_versions: Sequence[str]) -> list[Target]:
             f"soc_versions must be a list of names such as ['Ascend910B3'], found {soc_versions!r}",
             of_right_type=are_names,
         )
-    return [target_of(name) for name in dict.fromkeys(soc_versions)]
+    return list(dict.fromkeys(map(target_of, soc_versions)))
 
 
 def _check_precision(precision: object) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch._deploy.ascend_files import Target, target_of
 from amct_pytorch._deploy.ascend_tools import Timing
 from amct_pytorch.ascend import AscendReport, export_ascend
 from amct_pytorch.errors import (
@@ -297,11 +298,16 @@ class _Bessel(nn.Module):
         return torch.special.bessel_j0(x)
 
 
+@pytest.mark.parametrize("name", ["Ascend910B3", "910B3"])
+def test_a_chip_is_known_by_its_name_with_and_without_the_makers(name: str) -> None:
+    assert target_of(name) == Target("Ascend910B3", "Atlas A2")
+
+
 _EXAMPLES = r"Ascend910B3 \(Atlas A2\), Ascend910_9391 \(Atlas A3\) or Ascend950PR_9599 \(Ascend 950\)"
 _REFUSALS: dict[str, tuple[type[AmctError], str, Callable[[Path], object]]] = {
     **{
         f"chip {name}": (ConfigError, f"{_EXAMPLES}, found {name!r}", _refuse(soc_versions=[name]))
-        for name in ("910B3", "ascend910b3", "Ascend910B", "Ascend910", "Ascend910B3; rm -rf /", "Ascend910_93", "")
+        for name in ("910b3", "ascend910b3", "Ascend910B", "Ascend910", "Ascend910B3; rm -rf /", "Ascend910_93", "")
     },
     "chip 3": (ConfigTypeError, r"a list of names such as .*, found \[3\]", _refuse(soc_versions=[3])),
     "one string": (ConfigError, r"a list of names such as \['Ascend910B3'\]", _refuse(soc_versions="Ascend910B3")),

@@ -149,6 +149,10 @@ def test_example_inputs_leave_no_trace_in_the_model() -> None:
         (lambda: image(2, 5, 8, 8), r"fails on example_inputs \(\(2, 5, 8, 8\) torch.float32 on cpu\): RuntimeError"),
         (lambda: "image", "must be a tensor, a tuple of arguments or a mapping of keywords, found str"),
         (lambda: {"y": image()}, "unexpected keyword"),
+        (
+            lambda: [image(), image()],
+            "the list is taken as 2 arguments; if the model takes a list, give a tuple of that",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused_and_leave_no_trace(inputs: Callable[[], object], message: str) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import signal
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from amct_pytorch._run.process_group import ProcessGroup
-from amct_pytorch.errors import ProcessFailed
+from amct_pytorch.errors import ConfigError, ProcessFailed
 from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
 
 from .models import TwoConvs
@@ -110,6 +112,60 @@ def one_cannot_apply(index: int, path: str) -> list[object]:
     return ["none", True]
 
 
+def other_calls(index: int, folder: str) -> dict[str, list[str]]:
+    batches, net = _batches(index), _net()
+    before = _digest(net)
+    pairs: dict[str, list[dict[str, object]]] = {
+        "mode": [{"calibration": Calibration(batches)}, {"calibration": Calibration(batches, mode="refit")}],
+        "passes": [{"calibration": Calibration(batches, mode=mode)} for mode in ("refit", "reconstruct")],
+        "memory": [{"calibration": Calibration(batches, mode="refit", memory=memory)} for memory in (2**31, 0)],
+        "biases": [{"calibration": Calibration(batches, add_bias=add)} for add in (True, False)],
+        "none": [{"calibration": Calibration(batches)}, {}],
+        "inputs": [{"example_inputs": batches[0]}, {}],
+        "file": [{"decompose_info_path": Path(folder) / "info.json"}, {}],
+    }
+    found = {}
+    for what, settings in [*pairs.items(), ("function", [{}, {}])]:
+        function = plan_decomposition if what == "function" and index else auto_decomposition
+        try:
+            function(net, **settings[index])  # type: ignore[operator]
+            found[what] = ["none", ""]
+        except Exception as error:
+            found[what] = [type(error).__name__, str(error)]
+    assert _digest(net) == before
+    return found
+
+
+def one_stays_away(index: int, how: str) -> list[str]:
+    if index == 1:
+        if how == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(15)
+        return []
+    begin = time.monotonic()
+    try:
+        auto_decomposition(_net(), distributed=datetime.timedelta(seconds=4))
+    except ProcessFailed as error:
+        return [str(error), str(time.monotonic() - begin)]
+    return ["none", ""]
+
+
+def one_is_stopped(index: int, pids: str) -> list[str]:
+    (Path(pids) / str(index)).write_text(str(os.getpid()))
+
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    begin = time.monotonic()
+    try:
+        patience = datetime.timedelta(seconds=4)
+        auto_decomposition(_net(), progress=stop if index == 1 else False, distributed=patience)
+    except ProcessFailed as error:
+        os.kill(int((Path(pids) / "1").read_text()), signal.SIGKILL)
+        return [str(error), str(time.monotonic() - begin)]
+    return ["none", ""]
+
+
 def one_dies(index: int) -> list[str]:
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -189,6 +245,42 @@ def test_the_file_is_written_only_after_every_process_could_apply_the_plan(tmp_p
     told = [answer["value"] for answer in run_in_processes("tests.test_processes", "one_cannot_apply", str(path))]
     assert told == [["ProcessFailed", True], ["AmctWarning", True]]
     assert path.read_text() == "an earlier file"
+
+
+@pytest.mark.slow
+def test_processes_with_other_settings_all_get_an_error_that_names_them(tmp_path: Path) -> None:
+    one, other = (answer["value"] for answer in run_in_processes("tests.test_processes", "other_calls", str(tmp_path)))
+    names = {"inputs": "example_inputs", "file": "decompose_info_path", "function": "the function called"}
+    for what, errors in one.items():
+        for kind, message in (errors, other[what]):
+            assert kind == "ConfigError", what
+            assert message.startswith(f"{names.get(what, 'calibration')} differs between the processes of the group: ")
+            assert "in process 0" in message
+            assert "in process 1" in message
+    assert not (tmp_path / "info.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dies", "does something else"])
+def test_a_process_that_does_not_come_is_given_up_in_the_time_for_arrival(how: str) -> None:
+    message, seconds = run_in_processes("tests.test_processes", "one_stays_away", how)[0]["value"]
+    assert message.startswith("not every process came to decompose within 0:00:04")
+    assert float(seconds) < 12
+
+
+@pytest.mark.slow
+def test_a_process_that_is_stopped_is_given_up_in_the_time_that_the_user_sets(tmp_path: Path) -> None:
+    waiting, stopped = run_in_processes("tests.test_processes", "one_is_stopped", str(tmp_path))
+    assert stopped == {}
+    message, seconds = waiting["value"]
+    assert message.startswith("another process is gone, or has not answered for 0:00:04")
+    assert float(seconds) < 12
+
+
+@pytest.mark.parametrize("wanted", [3, None, "yes", datetime.timedelta()])
+def test_distributed_is_a_flag_or_a_time(wanted: Any) -> None:
+    with pytest.raises(ConfigError, match="distributed must be True, False, or a datetime.timedelta above 0, found"):
+        auto_decomposition(_net(), distributed=wanted)
 
 
 def test_a_process_that_dies_ends_the_others_within_a_minute() -> None:

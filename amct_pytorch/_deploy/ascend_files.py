@@ -55,16 +55,18 @@ def target_of(soc_version: object) -> Target:
     Parameters
     ----------
     soc_version
-        A name that ``npu-smi info`` prints: "Ascend910B3".
+        A name that ``npu-smi info`` prints, which may be without the "Ascend" in front: "Ascend910B3", "910B3".
 
     Raises
     ------
     ConfigError
         No supported chip has this name.
     """
-    for pattern, family in _FAMILIES:
-        if isinstance(soc_version, str) and re.fullmatch(pattern, soc_version):
-            return Target(soc_version, family)
+    if isinstance(soc_version, str):
+        name = f"Ascend{soc_version.removeprefix('Ascend')}"
+        for pattern, family in _FAMILIES:
+            if re.fullmatch(pattern, name):
+                return Target(name, family)
     raise ConfigError(
         f"soc_versions: expected names such as Ascend910B3 (Atlas A2), Ascend910_9391 (Atlas A3) or Ascend950PR_9599 "
         f"(Ascend 950), found {soc_version!r}: run `npu-smi info` on the device to see its name"

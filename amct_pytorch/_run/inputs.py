@@ -75,8 +75,13 @@ def run_model(model: Callable[..., object], inputs: object, called: str) -> obje
     try:
         return call_with(model, inputs)
     except Exception as error:
+        as_arguments = (
+            f": the list is taken as {len(inputs)} arguments; if the model takes a list, give a tuple of that one"
+            if isinstance(inputs, list)
+            else ""
+        )
         raise InputsError(
-            f"the model fails on {called} ({described(inputs)}): {type(error).__name__}: {error}"
+            f"the model fails on {called} ({described(inputs)}): {type(error).__name__}: {error}{as_arguments}"
         ) from error
 
 

@@ -16,14 +16,16 @@ import torch
 from torch import distributed
 
 from ..errors import ProcessFailed
+from .arguments import setting_error
 
 Value = TypeVar("Value")
 
 # How long to wait for all processes to start: they differ by the time to load model and data, minutes at most.
 _ARRIVAL = datetime.timedelta(minutes=5)
 
-# How long to wait at an exchange: a process computes its share in minutes, on an overloaded host in hours. Only a hung
-# process makes the others wait that long; one that ends closes its connections, which the others notice at once.
+# How long to wait at an exchange unless the user says otherwise: a process computes its share in minutes, on an
+# overloaded host in hours. Only one that hangs or is stopped makes the others wait that long; one that ends closes its
+# connections, which the others notice at once.
 _WORK = datetime.timedelta(hours=2)
 
 
@@ -34,6 +36,8 @@ class ProcessGroup:
     ----------
     group
         The group of torch.distributed to communicate over; None for this process alone.
+    patience
+        How long it waits at an exchange, for messages.
 
     Attributes
     ----------
@@ -41,8 +45,8 @@ class ProcessGroup:
         Number of this process in the group, from 0, and number of all processes.
     """
 
-    def __init__(self, group: distributed.ProcessGroup | None = None) -> None:
-        self._group = group
+    def __init__(self, group: distributed.ProcessGroup | None = None, patience: datetime.timedelta = _WORK) -> None:
+        self._group, self._patience = group, patience
         self.index = distributed.get_rank(group) if group else 0
         self.size = distributed.get_world_size(group) if group else 1
 
@@ -105,7 +109,7 @@ class ProcessGroup:
             Another process ended.
         """
         if self._group:
-            with _peers_may_go():
+            with _peers_may_go(self._patience):
                 distributed.all_reduce(tensor, group=self._group)
         return tensor
 
@@ -135,7 +139,7 @@ class ProcessGroup:
 
     def _exchange(self, own: tuple[bool, Any]) -> list[Any]:
         answers: list[Any] = [None] * self.size
-        with _peers_may_go():
+        with _peers_may_go(self._patience):
             distributed.all_gather_object(answers, own, group=self._group)
         failures = [f"process {process} failed: {text}" for process, (fine, text) in enumerate(answers) if not fine]
         if failures:
@@ -144,27 +148,30 @@ class ProcessGroup:
 
 
 @contextlib.contextmanager
-def joined_processes(wanted: bool) -> Iterator[ProcessGroup]:
+def joined_processes(wanted: bool | datetime.timedelta) -> Iterator[ProcessGroup]:
     """The processes that do the work of a block together; all enter and leave the block, or all fail.
 
     Parameters
     ----------
     wanted
-        Whether to share the work if torch.distributed is initialised.
+        Whether to share the work if torch.distributed is initialised; or how long to wait for the others there.
 
     Raises
     ------
+    ConfigTypeError, ConfigError
+        It is neither, or no time at all.
     ProcessFailed
         Another process failed, ended, or did not enter the block.
     """
-    if not wanted or not distributed.is_available() or not distributed.is_initialized():
+    patience = _checked_patience(wanted)
+    if patience is None or not distributed.is_available() or not distributed.is_initialized():
         yield ProcessGroup()
         return
     if distributed.get_world_size() == 1:
         yield ProcessGroup()
         return
-    group = _new_group()
-    together = ProcessGroup(group)
+    group = _new_group(patience)
+    together = ProcessGroup(group, patience)
     try:
         yield together
         together.gather(None)
@@ -178,24 +185,42 @@ def joined_processes(wanted: bool) -> Iterator[ProcessGroup]:
             distributed.destroy_process_group(group)
 
 
-def _new_group() -> distributed.ProcessGroup:
+def _checked_patience(wanted: object) -> datetime.timedelta | None:
+    """How long to wait for other processes; None where each works by itself."""
+    if isinstance(wanted, bool):
+        return _WORK if wanted else None
+    is_time = isinstance(wanted, datetime.timedelta)
+    if not is_time or cast(datetime.timedelta, wanted) <= datetime.timedelta():
+        raise setting_error(
+            f"distributed must be True, False, or a datetime.timedelta above 0, found {wanted!r}", of_right_type=is_time
+        )
+    return cast(datetime.timedelta, wanted)
+
+
+def _new_group(patience: datetime.timedelta) -> distributed.ProcessGroup:
+    from torch.distributed.distributed_c10d import _set_pg_timeout  # builds of torch without distributed have none
+
+    arrival = min(_ARRIVAL, patience)
     try:
-        group = distributed.new_group(backend="gloo", timeout=_WORK)
-        distributed.monitored_barrier(group, timeout=_ARRIVAL)
+        # The group itself is made by exchanging addresses: with its own timeout, an absent process would be waited for
+        # as long as a working one.
+        group = distributed.new_group(backend="gloo", timeout=arrival)
+        distributed.monitored_barrier(group, timeout=arrival)
+        _set_pg_timeout(patience, group)
     except Exception as error:
         raise ProcessFailed(
-            f"not every process came to decompose within {_ARRIVAL}: call auto_decomposition or plan_decomposition in "
+            f"not every process came to decompose within {arrival}: call auto_decomposition or plan_decomposition in "
             f"every process of the process group, or with distributed=False in one ({error})"
         ) from error
     return cast(distributed.ProcessGroup, group)
 
 
 @contextlib.contextmanager
-def _peers_may_go() -> Iterator[None]:
+def _peers_may_go(patience: datetime.timedelta) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo's error for a closed connection
+    except RuntimeError as error:  # gloo's error for a closed connection, or for none that answers
         raise ProcessFailed(
-            f"another process is gone, or has not answered for {_WORK}: look at its output, and start all again "
+            f"another process is gone, or has not answered for {patience}: look at its output, and start all again "
             f"({error})"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterator
 from typing import cast
@@ -14,6 +15,7 @@ from .._run.progress import ProgressFunction, reporting
 from .._run.turns import one_at_a_time
 from .._storage.reading import read_text
 from ..errors import (
+    ConfigError,
     ConfigTypeError,
     InfoFileAccessError,
     InfoFileError,
@@ -42,7 +44,7 @@ def auto_decomposition(
     calibration: Calibration | None = None,
     example_inputs: object = None,
     progress: bool | ProgressFunction = False,
-    distributed: bool = True,
+    distributed: bool | datetime.timedelta = True,
 ) -> tuple[nn.Module, dict[str, list[str]]]:
     """Decompose the convolutions of a pretrained model that are worth it, in place.
 
@@ -82,6 +84,8 @@ def auto_decomposition(
     with one_at_a_time(), joined_processes(distributed) as processes:
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
+        _check_settings(config, calibration)
+        _check_alike(processes, "auto_decomposition", calibration, example_inputs, decompose_info_path)
         plan = _plan(found, config, calibration, example_inputs, progress, processes)
         return apply_plan(plan.layers, found, place, processes)
 
@@ -93,7 +97,7 @@ def plan_decomposition(
     calibration: Calibration | None = None,
     example_inputs: object = None,
     progress: bool | ProgressFunction = False,
-    distributed: bool = True,
+    distributed: bool | datetime.timedelta = True,
 ) -> DecompositionPlan:
     """Say what a decomposition would do to a model, without changing it.
 
@@ -115,8 +119,9 @@ def plan_decomposition(
     distributed
         Where torch.distributed is initialised, every process of the default group must call this with the same
         model. They share the layers out among them and end with the same plan to the last bit; calibration batches
-        may differ, and those of all processes count. A process that fails fails all. With False each works by
-        itself.
+        may differ, and those of all processes count. A process that fails fails all. One that hangs or is stopped
+        is given up after two hours, or after the time given here as a `datetime.timedelta`; one that does not come
+        to this call, after five minutes at most. With False each works by itself.
 
     Returns
     -------
@@ -129,7 +134,10 @@ def plan_decomposition(
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
     with one_at_a_time(), joined_processes(distributed) as processes:
-        return _plan(survey(model), config, calibration, example_inputs, progress, processes)
+        found = survey(model)
+        _check_settings(config, calibration)
+        _check_alike(processes, "plan_decomposition", calibration, example_inputs)
+        return _plan(found, config, calibration, example_inputs, progress, processes)
 
 
 def _check_settings(config: object, calibration: object) -> None:
@@ -148,6 +156,38 @@ def _check_settings(config: object, calibration: object) -> None:
         )
 
 
+def _check_alike(
+    processes: ProcessGroup,
+    function: str,
+    calibration: Calibration | None,
+    example_inputs: object,
+    decompose_info_path: object = None,
+) -> None:
+    """Check that every process has called the same function, with settings that lead to the same steps.
+
+    Raises
+    ------
+    ConfigError
+        One has not; it is raised in all.
+    """
+    fitted = "None"
+    if isinstance(calibration, Calibration):
+        fitted = f"mode={calibration.mode!r}, add_bias={calibration.add_bias}, memory={calibration.memory}"
+    own = {
+        "the function called": function,
+        "calibration": fitted,
+        "example_inputs": "None" if example_inputs is None else "given",
+        "decompose_info_path": "None" if decompose_info_path is None else "given",
+    }
+    for number, other in enumerate(processes.gather(own)):
+        for what, found in other.items():
+            if found != own[what]:
+                raise ConfigError(
+                    f"{what} differs between the processes of the group: {found} in process {number}, {own[what]} in "
+                    f"process {processes.index}: give all of them the same, or distributed=False"
+                )
+
+
 def _plan(
     found: Survey,
     config: DecompositionConfig | None,
@@ -156,7 +196,6 @@ def _plan(
     progress: bool | ProgressFunction,
     processes: ProcessGroup,
 ) -> DecompositionPlan:
-    _check_settings(config, calibration)
     config = config or DecompositionConfig()
     # A rule may well name a layer that an earlier call has decomposed.
     known = [*(name for layer in found.layers for name in layer.names), *found.chains]
