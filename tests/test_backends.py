@@ -169,6 +169,7 @@ TOY_TEST = """
 """
 
 
+@pytest.mark.slow
 def test_a_third_partys_plugin_is_found_once_installed_and_passes_the_kit(tmp_path: Path) -> None:
     site, tests = tmp_path / "site", tmp_path / "tests"
     info = site / "toy_backend-1.0.dist-info"

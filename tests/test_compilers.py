@@ -99,6 +99,7 @@ def test_a_model_in_channels_last_is_decomposed_in_it() -> None:
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_int8_quantisation_after_decomposition_keeps_the_accuracy() -> None:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e

@@ -59,7 +59,7 @@ def config_of(method: Method, **settings: Any) -> DecompositionConfig:
     return DecompositionConfig(
         method=method.name,
         rule="any",
-        **{"rank": RatioRank(0.5), "rank_multiple": 1, "require_gain": False, **settings},
+        **{"rank": RatioRank(0.2), "rank_multiple": 1, "require_gain": False, **settings},
     )
 
 

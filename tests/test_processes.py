@@ -239,6 +239,7 @@ def test_a_process_that_fails_fails_all_and_changes_nothing(
     assert not (tmp_path / "info.json").exists()
 
 
+@pytest.mark.slow
 def test_the_file_is_written_only_after_every_process_could_apply_the_plan(tmp_path: Path) -> None:
     path = tmp_path / "info.json"
     path.write_text("an earlier file")

@@ -26,7 +26,11 @@ def _run_on_simulated_npu(*arguments: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-m", "npu", "tests/test_on_devices.py"), ("tests/simulated",)], ids=["as any device", "as an NPU"]
+    "arguments",
+    [
+        pytest.param(("-m", "npu", "tests/test_on_devices.py"), marks=pytest.mark.slow, id="as any device"),
+        pytest.param(("tests/simulated",), id="as an NPU"),
+    ],
 )
 def test_the_backend_works_on_the_simulated_npu(arguments: tuple[str, ...]) -> None:
     ends = _run_on_simulated_npu(*arguments)

@@ -15,7 +15,7 @@ from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_
 from .models import TwoConvs, image, snapshot
 
 
-def _at_once(work: Callable[[], Any], count: int = 4) -> list[Any]:
+def _at_once(work: Callable[[], Any], count: int = 3) -> list[Any]:
     """What each of several threads gets for the same work, or the error that it ends with."""
     begin, results = threading.Barrier(count), []
 
@@ -39,9 +39,9 @@ class _Slow(TwoConvs):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pause = threading.Event()
-        pause.wait(0.02)
+        pause.wait(0.005)
         result = super().forward(x)
-        pause.wait(0.02)
+        pause.wait(0.005)
         return result
 
 
@@ -53,7 +53,7 @@ def test_threads_that_plan_one_model_get_the_same_plan_and_leave_it_in_its_mode(
     if mode is not None:
         settings["calibration"] = Calibration(image(48, 3, 16, 16).split(12), mode=mode)
     alone = plan_decomposition(model, **settings)
-    assert _at_once(lambda: plan_decomposition(model, **settings)) == [alone] * 4
+    assert _at_once(lambda: plan_decomposition(model, **settings)) == [alone] * 3
     check()
     assert model.training
 
@@ -79,4 +79,4 @@ def test_a_plan_made_while_another_thread_calibrates_decomposes_the_same_layers(
 def test_threads_that_decompose_one_model_decompose_it_once() -> None:
     model = _Slow()
     results = _at_once(lambda: auto_decomposition(model, example_inputs=image())[1])
-    assert sorted(map(len, results)) == [0, 0, 0, 2]
+    assert sorted(map(len, results)) == [0, 0, 2]
