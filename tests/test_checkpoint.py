@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import amct_pytorch._storage.manifest as manifest_module
 from amct_pytorch.checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
 from amct_pytorch.errors import (
     CheckpointAccessError,
@@ -182,10 +186,32 @@ def _flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
+def _edit(place: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest, whose hash is then wrong."""
     manifest = json.loads((place / "manifest.json").read_text())
     change(manifest)
     (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _reseal(place: Path, change: Callable[[dict[str, Any]], object] = lambda found: None) -> None:
+    """Change a manifest, and give it the hashes of the files that are there, and its own."""
+
+    def seal(found: dict[str, Any]) -> None:
+        for name in found["files"]:
+            if (place / name).is_file():
+                content = (place / name).read_bytes()
+                found["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        change(found)
+        found.pop("sha256", None)
+        if found["version"] != 1:
+            text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+            found["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+    _edit(place, seal)
+
+
+def _as_version_1(found: dict[str, Any]) -> None:
+    found["version"] = 1
 
 
 @pytest.mark.parametrize(
@@ -215,9 +241,9 @@ def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
         ),
         (lambda place: (place / "manifest.json").write_text("[1]"), CheckpointError, "expected an object with the key"),
         (
-            lambda place: _reseal(place, lambda found: found.update(version=2)),
+            lambda place: _reseal(place, lambda found: found.update(version=3)),
             CheckpointError,
-            "expected version 1, found 2",
+            "expected version 1 or 2, found 3: it was written by another release",
         ),
         (lambda place: _reseal(place, lambda found: found.update(format="x")), CheckpointError, "expected format"),
         (
@@ -227,9 +253,53 @@ def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
         ),
         (lambda place: _reseal(place, lambda found: found.update(tied=3)), CheckpointError, "tied: expected names"),
         (
-            lambda place: _reseal(place, lambda found: found["files"].pop("decompose_info.json")),  # type: ignore[attr-defined]
+            lambda place: _reseal(place, lambda found: found["files"].pop("decompose_info.json")),
             CheckpointError,
             "expected decompose_info.json and one file of weights",
+        ),
+        (
+            lambda place: _reseal(place, lambda found: found.update(files=[])),
+            CheckpointError,
+            "files: expected an object, found list",
+        ),
+        *(
+            (
+                lambda place, entry=entry: _reseal(place, lambda found: found["files"].update({"plan.txt": entry})),
+                CheckpointError,
+                "files, 'plan.txt': expected bytes and sha256",
+            )
+            for entry in (3, {}, {"bytes": "1", "sha256": ""}, {"bytes": 1, "sha256": "", "more": 1})
+        ),
+        *(
+            (
+                lambda place, version=version: _edit(place, lambda found: found.update(version=version)),
+                CheckpointError,
+                "expected version 1 or 2, found",
+            )
+            for version in (True, 2.0, "2", [2], {}, None)
+        ),
+        (
+            lambda place: _reseal(place, lambda found: found.update(more=1)),
+            CheckpointError,
+            "'more' is missing or unknown: it is damaged, or was changed after it was saved: copy or save the check",
+        ),
+        (
+            lambda place: _edit(place, lambda found: found.pop("sha256")),
+            CheckpointError,
+            "'sha256' is missing or unknown",
+        ),
+        (lambda place: _edit(place, _as_version_1), CheckpointError, "'sha256' is missing or unknown"),
+        *(
+            (
+                lambda place, key=key, value=value: _edit(place, lambda found: found[key].update(value)),
+                CheckpointError,
+                "manifest.json: expected sha256 [0-9a-f]+, found [0-9a-f]+: it is damaged, or was changed",
+            )
+            for key, value in (
+                ("tied", {"conv1.1.bias": "conv2.1.bias"}),
+                ("versions", {"torch": "1"}),
+                ("files", {"plan.txt": {"bytes": 1, "sha256": ""}}),
+            )
         ),
     ],
 )
@@ -243,6 +313,149 @@ def test_a_damaged_checkpoint_is_told_and_loads_nothing(
     with pytest.raises(error, match=message):
         load_decomposed(net, place)
     unchanged()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_name_that_is_stored_and_tied_is_refused(version: int, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    _reseal(place, lambda found: found.update(version=version, tied={"conv1.1.bias": "conv2.1.bias"}))
+    with pytest.raises(CheckpointError, match="'conv1.1.bias' is tied to 'conv2.1.bias', but the file holds it too"):
+        load_decomposed(TwoConvs(), place)
+
+
+def test_a_changed_tie_is_refused(tmp_path: Path) -> None:
+    net, _ = auto_decomposition(_Tied())
+    save_decomposed(net, tmp_path / "tied")
+    _edit(tmp_path / "tied", lambda found: found["tied"].update({"again.0.weight": "first.1.weight"}))
+    with pytest.raises(CheckpointError, match="manifest.json: expected sha256"):
+        load_decomposed(_Tied(), tmp_path / "tied")
+
+
+def test_a_checkpoint_of_version_1_is_loaded_and_checked(tmp_path: Path) -> None:
+    net, place = _saved(tmp_path, training_state={"epoch": 3})
+    _reseal(place, _as_version_1)
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+    assert load_training_state(place) == {"epoch": 3}
+    _flip_a_byte(place / "training.pt")
+    with pytest.raises(CheckpointError, match="training.pt: expected sha256"):
+        load_decomposed(TwoConvs(), place)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret", "/proc/kmsg", "/dev/zero", "notes.txt", "", ".", "a\0b", "manifest.json"]
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_that_no_checkpoint_has_is_not_opened(
+    version: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, place = _saved(tmp_path)
+    stranger = {name: {"bytes": 1, "sha256": "x"}}
+    _reseal(place, lambda found: found.update(version=version, files={**found["files"], **stranger}))
+    opened = _opened(monkeypatch)
+    with pytest.raises(CheckpointError, match="expected decompose_info.json and one file of weights, found"):
+        load_decomposed(TwoConvs(), place)
+    assert opened == ["manifest.json"]
+
+
+def test_sizes_are_compared_before_anything_is_read(tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    os.truncate(place / "weights.safetensors", 2**42)  # bytes that would take hours to read
+    with pytest.raises(CheckpointError, match="weights.safetensors: expected bytes 138208, found 4398046511104"):
+        load_decomposed(TwoConvs(), place)
+
+
+def test_a_manifest_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    os.truncate(place / "manifest.json", 2**42)
+    with pytest.raises(CheckpointError, match="expected a manifest of 67108864 bytes at most, found 4398046511104"):
+        load_decomposed(TwoConvs(), place)
+
+
+def _socket(path: Path) -> None:
+    place = Path.cwd()
+    os.chdir(path.parent)  # the paths of sockets are short ones
+    try:
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(path.name)
+    finally:
+        os.chdir(place)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda path: os.mkfifo(path), "a pipe"),
+        (lambda path: path.mkdir(), "a directory"),
+        (lambda path: path.symlink_to("/dev/zero"), "a symbolic link"),
+        (lambda path: path.symlink_to(path.parent.parent / "elsewhere"), "a symbolic link"),
+        (_socket, "a socket"),
+    ],
+)
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors", "decompose_info.json"])
+def test_what_is_no_regular_file_is_not_opened(
+    name: str, make: Callable[[Path], object], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, place = _saved(tmp_path)
+    (place / name).rename(tmp_path / "elsewhere")  # whole, so that a link to it would do
+    make(place / name)
+    opened = _opened(monkeypatch)
+    with pytest.raises(CheckpointError, match=f"{name}: expected a regular file, found {kind}: put the file itself"):
+        load_decomposed(TwoConvs(), place)
+    assert name not in opened
+
+
+def _opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are opened from now on."""
+    names: list[str] = []
+    real = os.open
+
+    def noting(path: Any, *arguments: Any, **keywords: Any) -> int:
+        names.append(Path(path).name)
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", noting)
+    return names
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_file_that_becomes_a_pipe_when_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, place = _saved(tmp_path)
+    path, real = place / "decompose_info.json", os.open
+
+    def swapping(opened: Any, *arguments: Any, **keywords: Any) -> int:
+        if opened == path:
+            path.unlink()
+            os.mkfifo(path)
+        return real(opened, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(CheckpointError, match="decompose_info.json: expected a regular file, found a pipe"):
+        load_decomposed(TwoConvs(), place)
+
+
+def test_what_was_checked_is_what_is_loaded(_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: PT019
+    """Files that change as soon as they are checked."""
+    net, place = _saved(tmp_path, training_state={"epoch": 3})
+    config = DecompositionConfig(rank=FixedRank(20))
+    other, _ = auto_decomposition(TwoConvs(), config=config)
+    save_decomposed(other, tmp_path / "other", training_state={"epoch": 4})
+    real = manifest_module.read_verified
+
+    def then_changed(*arguments: Any) -> dict[str, bytes]:
+        contents = real(*arguments)
+        for path in place.iterdir():
+            path.write_bytes((tmp_path / "other" / path.name).read_bytes())
+        return contents
+
+    keep = {path: path.read_bytes() for path in place.iterdir()}
+    monkeypatch.setattr("amct_pytorch.checkpoint.read_verified", then_changed)
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+    for path, content in keep.items():
+        path.write_bytes(content)
+    assert load_training_state(place) == {"epoch": 3}
 
 
 class _Wider(TwoConvs):
@@ -299,8 +512,7 @@ def test_structure_and_weights_of_two_models_do_not_mix(tmp_path: Path) -> None:
     config = DecompositionConfig(rank=FixedRank(20))
     save_decomposed(auto_decomposition(TwoConvs(), config=config)[0], tmp_path / "other")
     (place / "decompose_info.json").write_bytes((tmp_path / "other" / "decompose_info.json").read_bytes())
-    other = json.loads((tmp_path / "other" / "manifest.json").read_text())["files"]["decompose_info.json"]
-    _reseal(place, lambda found: found["files"].update({"decompose_info.json": other}))  # type: ignore[attr-defined]
+    _reseal(place)
     net = TwoConvs()
     unchanged = snapshot(net)
     with pytest.raises(CheckpointError, match=r"conv1.0.weight.*\(20, 64, 3, 1\).*found a tensor \(32, 64, 3, 1\)"):
@@ -475,7 +687,7 @@ def test_a_missing_checkpoint_and_a_missing_library_are_told(tmp_path: Path, mon
     with pytest.raises(CheckpointAccessError, match="expected a checkpoint .*, found no directory"):
         load_decomposed(TwoConvs(), tmp_path / "nowhere")
     _, place = _saved(tmp_path)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     net = TwoConvs()
     unchanged = snapshot(net)
     with pytest.raises(MissingExtra, match=r"amct_pytorch\[safetensors\]"):
