@@ -27,9 +27,17 @@ from ._storage.folders import current_folder, new_folder
 from ._storage.manifest import MANIFEST, check_replaceable, read_manifest, read_verified, write_manifest
 from ._storage.paths import folder_to_write, resolved
 from ._storage.reading import decoded
-from ._storage.state_dict import check_fits, values_kept
+from ._storage.state_dict import load_whole
 from ._storage.weights import SAFETENSORS, TORCH, load_content, load_tensors, save_content, save_tensors
-from .errors import CheckpointAccessError, CheckpointError, ConfigTypeError, ModelError, listed
+from .errors import (
+    CheckpointAccessError,
+    CheckpointError,
+    CheckpointInfoError,
+    ConfigTypeError,
+    InfoFileError,
+    ModelError,
+    listed,
+)
 from .tensor_decompose.api import rebuilding
 from .tensor_decompose.info_file.schema import dump, entries_of_chains
 from .tensor_decompose.model.layers import chains_of, check_model
@@ -122,8 +130,9 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     CheckpointAccessError
         There is no checkpoint, or it cannot be read.
     CheckpointError
-        It is damaged, or its weights are not of this model.
-    InfoFileError, LayerError, ModelError
+        It is damaged, or its weights are not of this model. Where it is the information file that is, with
+        `CheckpointInfoError`, which is an `InfoFileError` too.
+    LayerError, ModelError
         Its structure is not of this model. After any error the model is as it was.
     MissingExtra
         The weights are in safetensors, which is not installed.
@@ -137,12 +146,13 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
         )
     (name,) = _WEIGHT_FILES & files.keys()
     weights = load_tensors(files[name], place / name, tied, CheckpointError)
-    info = decoded(files[_INFO], place / _INFO, CheckpointError)
-    with rebuilding(net, info, place / _INFO) as (model, changes):
-        check_fits(model, weights, place)
-        with values_kept(model):
-            model.load_state_dict(weights)
-        return model, changes
+    info = decoded(files[_INFO], place / _INFO, CheckpointInfoError)
+    try:
+        with rebuilding(net, info, place / _INFO) as (model, changes):
+            load_whole(model, weights, place)
+            return model, changes
+    except InfoFileError as error:
+        raise CheckpointInfoError(str(error)) from error
 
 
 def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:

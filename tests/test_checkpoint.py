@@ -458,6 +458,133 @@ def test_what_was_checked_is_what_is_loaded(_format: str, tmp_path: Path, monkey
     assert load_training_state(place) == {"epoch": 3}
 
 
+def _nested() -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "weights.pt: expected a dict, found list"),
+        (torch.ones(3), "weights.pt: expected a dict, found Tensor"),
+        (3, "weights.pt: expected a dict, found int"),
+        ({}, "only the model has "),
+        ({1: torch.ones(3)}, "weights.pt: expected tensors by name, found the name 1"),
+        ({None: 1, "a": 2}, "weights.pt: expected tensors by name, found the name None"),
+        ({("a", "b"): 1}, r"weights.pt: expected tensors by name, found the name \('a', 'b'\)"),
+        ({"model": {"a": torch.ones(3)}}, "only the model has"),
+        ({"a": 1}, "only the model has"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(content: object, message: str, tmp_path: Path) -> None:
+    _, place = _saved_by_torch(tmp_path)
+    torch.save(content, place / "weights.pt")
+    _refused(place, message)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, "an object NoneType"),
+        ({"a": 3}, "an object dict"),
+        ([torch.ones(10)], "an object list"),
+        (torch.ones(10, dtype=torch.float64), r"a tensor \(10,\) of float64"),
+        (torch.ones(10, device="meta"), r"a tensor \(10,\) of float32 without values, on the meta device"),
+        (torch.ones(10).to_sparse(), r"a sparse_coo tensor \(10,\) of float32"),
+        (torch.ones(10, dtype=torch.complex64), r"a tensor \(10,\) of complex64"),
+        (_nested(), "a nested tensor of float32"),
+    ],
+    ids=repr,
+)
+def test_a_value_of_another_kind_is_refused(value: object, found: str, tmp_path: Path) -> None:
+    net, place = _saved_by_torch(tmp_path)
+    torch.save({**net.state_dict(), "head.bias": value}, place / "weights.pt")
+    _refused(place, rf"'head.bias': expected a tensor \(10,\) of float32 as in the model, found {found}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"nothing",
+        b"3",
+        b"null",
+        b"{}",
+        b"[3]",
+        b"[[]]",
+        b'["conv1"]',
+        b'[{"ori_layer_info": 3}]',
+        b'[{"ori_layer_info": {"name": 3}}]',
+        b'[{"version": [1]}]',
+        b"[" * 100_000,
+        b"9" * 10_000,
+    ],
+    ids=lambda content: content[:20],
+)
+def test_an_information_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    (place / "decompose_info.json").write_bytes(content)
+    _refused(place, "decompose_info.json: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\x02\0\0\0\0\0\0\0{}", b"PK", b'{"a": 1}', b"\x80\x02."])
+def test_weights_that_are_no_such_file_are_refused(content: bytes, _format: str, tmp_path: Path) -> None:  # noqa: PT019
+    _, place = _saved(tmp_path)
+    next(place.glob("weights.*")).write_bytes(content)
+    _refused(place, "weights..*: cannot be loaded|only the model has")
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F8_E8M0", "I3", "C64"])
+def test_safetensors_of_types_that_torch_may_not_know_are_refused(dtype: str, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    header = json.dumps({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 1]}}).encode()
+    (place / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1")
+    _refused(place, "weights.safetensors: cannot be loaded|only the model has")
+
+
+@pytest.mark.parametrize("content", [[1], torch.ones(3), 3, None, "state"], ids=repr)
+def test_a_training_state_of_another_kind_is_refused(content: object, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path, training_state={"epoch": 3})
+    torch.save(content, place / "training.pt")
+    _reseal(place)
+    with pytest.raises(CheckpointError, match="training.pt: expected a dict, found"):
+        load_training_state(place)
+
+
+def test_an_error_of_the_models_own_names_the_checkpoint(tmp_path: Path) -> None:
+    class WithExtra(TwoConvs):
+        def get_extra_state(self) -> object:
+            return torch.tensor(3)
+
+        def set_extra_state(self, state: Any) -> None:
+            raise KeyError("epochs")
+
+    net, _ = auto_decomposition(WithExtra())
+    save_decomposed(net, tmp_path / "extra")
+    blank = WithExtra()
+    unchanged = snapshot(blank)
+    with pytest.raises(CheckpointError, match=r"extra: the model does not take the weights \(KeyError\): 'epochs'"):
+        load_decomposed(blank, tmp_path / "extra")
+    unchanged()
+
+
+def _saved_by_torch(folder: Path) -> tuple[nn.Module, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        return _saved(folder)
+
+
+def _refused(place: Path, message: str) -> None:
+    """A checkpoint whose files have other content, by their hashes intact, is refused and changes nothing."""
+    _reseal(place)
+    net = TwoConvs()
+    unchanged = snapshot(net)
+    with pytest.raises(CheckpointError, match=message):
+        load_decomposed(net, place)
+    unchanged()
+
+
 class _Wider(TwoConvs):
     def __init__(self) -> None:
         super().__init__()

@@ -92,6 +92,9 @@ def load_tensors(content: bytes, path: Path, tied: Mapping[str, str], error: typ
         stored = _load_safetensors(content, path, error)
     else:
         stored = load_content(BytesIO(content), path, error)
+    for name in stored:
+        if not isinstance(name, str):
+            raise error(f"{path}: expected tensors by name, found the name {name!r}: it is another kind of file")
     for name, first in tied.items():
         if name in stored:
             raise error(f"{path}: {name!r} is tied to {first!r}, but the file holds it too: save the checkpoint again")
