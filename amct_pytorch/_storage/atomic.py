@@ -26,7 +26,7 @@ def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> It
     error
         What to raise where it cannot be written.
     sync_name
-        Wait until the rename too is on the disk. An interrupt of this wait comes when the new file is in place
+        Wait until the rename too is on the disk. A failure of this wait comes when the new file is in place
         already. So a caller who undoes something else after an error passes False, and calls `drafts.sync_folder`
         when nothing is left to undo.
     """
