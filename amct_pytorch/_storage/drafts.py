@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from .draft_locks import locked, new_draft, remove, remove_abandoned
 
 
 @contextlib.contextmanager
@@ -15,18 +15,23 @@ def drafted(place: Path) -> Iterator[Path]:
     """A hidden path beside a place, where the block makes a file or a folder and renames it to the place.
 
     Missing folders above the place are made. If the block fails, the draft and those of them that are empty are
-    removed; when it is left without an error there is nothing to remove, so nothing that could fail after the rename.
+    removed; when it is left without an error nothing is left to do that could fail after the rename. Drafts for the
+    same place that killed processes have left behind are removed before.
     """
-    # Not by tempfile, whose files and folders only their owner may read.
-    draft = place.with_name(f".{uuid.uuid4().hex}.tmp")
+    draft = new_draft(place)
     missing = [folder for folder in place.parents if not folder.exists()]
     try:
         for folder in reversed(missing):
             folder.mkdir(exist_ok=True)  # another process may be making the same
-        yield draft
+        remove_abandoned(place)
+        with locked(draft):
+            try:
+                yield draft
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    remove(draft)
+                raise
     except BaseException:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
         for folder in missing:  # from the inside out
             with contextlib.suppress(OSError):  # it was not made yet, or holds what someone else has put there
                 folder.rmdir()
