@@ -19,8 +19,8 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-_OF_A_TARGET = 16
-"""Hexadecimal digits that say whose a draft is; two targets in one folder have the same once in 2**64."""
+_DIGITS = 16
+"""Hexadecimal digits of the hash of host and target: 64 bits, so that no two targets in a folder have the same."""
 
 
 def new_draft(place: Path) -> Path:
@@ -75,7 +75,7 @@ def remove(draft: Path) -> None:
 def _beginning(place: Path) -> str:
     """How the names of all drafts begin that this host makes for a place."""
     whose = f"{socket.gethostname()}\0{place.name}".encode(errors="surrogateescape")
-    return f".{hashlib.sha256(whose).hexdigest()[:_OF_A_TARGET]}."
+    return f".{hashlib.sha256(whose).hexdigest()[:_DIGITS]}."
 
 
 def _lock_of(draft: Path) -> Path:

@@ -34,8 +34,8 @@ def new_folder(place: Path, error: type[OSError], *, replaces: bool) -> Iterator
         earlier = current_folder(place)
         mode = begin_folder(draft, earlier)
         yield draft
+        _sync(draft)  # before the modes, by which its owner may not be allowed to open what is in it
         set_modes_of_files(draft, earlier)
-        _sync(draft)
         set_mode(draft, mode)
         if replaces:
             _swap(draft, place)
