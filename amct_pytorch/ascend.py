@@ -258,4 +258,5 @@ def _save(folder: Path, names: Sequence[str], tensors: Sequence[Tensor]) -> list
 
 def _write_program(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8", newline="\n")
-    file.chmod(0o755)
+    mode = file.stat().st_mode
+    file.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it may run it

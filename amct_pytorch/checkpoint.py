@@ -7,7 +7,7 @@
 ``plan.txt``, ``training.pt``
     The plan's table, and the state of a training run, if they were given.
 ``manifest.json``
-    Size and SHA-256 of each of these files, the names of tied tensors, and the versions of torch and this package.
+    Size and SHA-256 of each of these, which names are tied, versions, and a SHA-256 of all that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,25 @@ import torch
 from torch import nn
 
 from ._storage.folders import current_folder, new_folder
-from ._storage.manifest import MANIFEST, check_replaceable, read_manifest, write_manifest
+from ._storage.manifest import MANIFEST, check_replaceable, read_manifest, read_verified, write_manifest
 from ._storage.paths import folder_to_write, resolved
-from ._storage.state_dict import check_fits, values_kept
+from ._storage.reading import decoded
+from ._storage.state_dict import load_whole
 from ._storage.weights import SAFETENSORS, TORCH, load_content, load_tensors, save_content, save_tensors
-from .errors import CheckpointAccessError, CheckpointError, ConfigTypeError, ModelError, listed
+from .errors import (
+    CheckpointAccessError,
+    CheckpointError,
+    CheckpointInfoError,
+    ConfigTypeError,
+    InfoFileError,
+    ModelError,
+    listed,
+)
 from .tensor_decompose.api import rebuilding
 from .tensor_decompose.info_file.schema import dump, entries_of_chains
 from .tensor_decompose.model.layers import chains_of, check_model
 from .tensor_decompose.plan.plan import DecompositionPlan
 
-# Format and version that the manifest states: another version for every change that a reader must know of.
-_FORMAT, _VERSION = "amct_pytorch.checkpoint", 1
-
-# Names of the files of a checkpoint. The file of weights has one of two formats, and its suffix.
 _INFO, _PLAN, _TRAINING = "decompose_info.json", "plan.txt", "training.pt"
 _WEIGHTS = "weights"  # without suffix
 _WEIGHT_FILES = frozenset({_WEIGHTS + SAFETENSORS, _WEIGHTS + TORCH})
@@ -96,7 +102,7 @@ def save_decomposed(
             _write_text(draft / _PLAN, f"{plan}\n")
         if training_state is not None:
             save_content(training_state, draft / _TRAINING, "training_state")
-        write_manifest(draft, {"format": _FORMAT, "version": _VERSION, "versions": _versions(), "tied": tied})
+        write_manifest(draft, tied, _versions())
 
 
 def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, list[str]]]:
@@ -125,28 +131,32 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     CheckpointAccessError
         The directory has no checkpoint, or it cannot be read.
     CheckpointError
-        The checkpoint is damaged, or its weights do not fit this model.
-    InfoFileError, LayerError, ModelError
-        Its structure does not fit this model, or the model is wrapped or on the meta device.
+        The checkpoint is damaged, or its weights do not fit this model; a `CheckpointInfoError`, which is also an
+        `InfoFileError`, if that is so of its information file.
+    LayerError, ModelError
+        Its structure does not fit this model, or the model is wrapped or on the meta device. After any error the
+        model is as it was.
     ConfigError
         The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     MissingExtra
         The weights are in safetensors, which is not installed.
     """
     check_model(net)
-    place, manifest = _verified(directory)
+    place, tied, files = _verified(directory, {_INFO, *_WEIGHT_FILES})
     if (on_meta := _first_on_meta(net.state_dict())) is not None:
         raise ModelError(
             f"{on_meta!r} of the model is on the meta device: build it on the CPU, or use decompose_network with "
             f"{place / _INFO} and load_state_dict(…, assign=True)"
         )
-    (file,) = _WEIGHT_FILES & manifest["files"].keys()
-    weights = load_tensors(place / file, manifest["tied"], CheckpointError)
-    with rebuilding(net, place / _INFO) as (model, changes):
-        check_fits(model, weights, place)
-        with values_kept(model):
-            model.load_state_dict(weights)
-        return model, changes
+    (name,) = _WEIGHT_FILES & files.keys()
+    weights = load_tensors(files[name], place / name, tied, CheckpointError)
+    info = decoded(files[_INFO], place / _INFO, CheckpointInfoError)
+    try:
+        with rebuilding(net, info, place / _INFO) as (model, changes):
+            load_whole(model, weights, place)
+            return model, changes
+    except InfoFileError as error:
+        raise CheckpointInfoError(str(error)) from error
 
 
 def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -166,10 +176,10 @@ def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
     ConfigError
         The path of the directory is empty or invalid; `ConfigTypeError` if it is not a path.
     """
-    place, manifest = _verified(directory)
-    if _TRAINING not in manifest["files"]:
+    place, _, files = _verified(directory, {_TRAINING})
+    if _TRAINING not in files:
         raise CheckpointError(f"{place}: holds no training state: it was saved without training_state=…")
-    return load_content(place / _TRAINING, CheckpointError)
+    return load_content(BytesIO(files[_TRAINING]), place / _TRAINING, CheckpointError)
 
 
 def has_checkpoint(directory: str | os.PathLike[str]) -> bool:
@@ -193,22 +203,19 @@ def _found(directory: str | os.PathLike[str]) -> Path:
     return current_folder(resolved(directory, "directory", "directory"))
 
 
-def _verified(directory: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """The folder of a checkpoint and its manifest, after every file has been verified."""
+def _verified(
+    directory: str | os.PathLike[str], wanted: Collection[str]
+) -> tuple[Path, Mapping[str, str], dict[str, bytes]]:
+    """Where the checkpoint is, which names are tied, and the content of the wanted files; all its files are whole."""
     place = _found(directory)
     manifest = read_manifest(place)
-    path, files, tied = place / MANIFEST, manifest["files"].keys(), manifest.get("tied")
-    if manifest.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: expected format {_FORMAT!r}, found {manifest.get('format')!r}")
-    if manifest.get("version") != _VERSION:
+    names = manifest.files.keys()
+    if not {_INFO} < names <= _FILES or len(names & _WEIGHT_FILES) != 1:
         raise CheckpointError(
-            f"{path}: expected version {_VERSION}, found {manifest.get('version')!r}: it was written by another release"
+            f"{place / MANIFEST}: expected {_INFO} and one file of weights, found {listed(sorted(names))}: save the "
+            "checkpoint again"
         )
-    if not {_INFO} < files <= _FILES or len(files & _WEIGHT_FILES) != 1:
-        raise CheckpointError(f"{path}: expected {_INFO} and one file of weights, found {listed(sorted(files))}")
-    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
-        raise CheckpointError(f"{path}, tied: expected names by name, found {tied!r}")
-    return place, manifest
+    return place, manifest.tied, read_verified(place, manifest, wanted)
 
 
 def _first_on_meta(state: Mapping[str, Any]) -> str | None:

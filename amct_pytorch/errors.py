@@ -14,6 +14,7 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── PlanFileError (ValueError)           the content of a plan file or a settings file is wrong
     ├── PlanFileAccessError (OSError)        such a file cannot be read or written
     ├── CheckpointError (ValueError)         a checkpoint is damaged, or of another model
+    │   └── CheckpointInfoError              its information file is, so it is an InfoFileError too
     ├── CheckpointAccessError (OSError)      a checkpoint cannot be read or written
     ├── MissingExtra (ImportError)           an optional dependency is not installed
     ├── BackendUnavailable (RuntimeError)    the backend or its device is not available here
@@ -87,6 +88,10 @@ class PlanFileAccessError(AmctError, OSError):
 
 class CheckpointError(AmctError, ValueError):
     """A checkpoint is damaged, or does not fit the model; the message names the file or the tensor."""
+
+
+class CheckpointInfoError(CheckpointError, InfoFileError):
+    """The content of the information file of a checkpoint is wrong, or not of this model; the message says where."""
 
 
 class CheckpointAccessError(AmctError, OSError):

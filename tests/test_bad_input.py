@@ -183,6 +183,7 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "PlanFileError": ValueError,
         "PlanFileAccessError": OSError,
         "CheckpointError": ValueError,
+        "CheckpointInfoError": errors.InfoFileError,
         "CheckpointAccessError": OSError,
         "MissingExtra": ImportError,
         "BackendUnavailable": RuntimeError,

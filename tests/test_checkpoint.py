@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import amct_pytorch._storage.manifest as manifest_module
 from amct_pytorch.checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
 from amct_pytorch.errors import (
     CheckpointAccessError,
@@ -182,10 +186,32 @@ def _flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
+def _edit(place: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest, whose hash is then wrong."""
     manifest = json.loads((place / "manifest.json").read_text())
     change(manifest)
     (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _reseal(place: Path, change: Callable[[dict[str, Any]], object] = lambda found: None) -> None:
+    """Change a manifest, and give it the hashes of the files that are there, and its own."""
+
+    def seal(found: dict[str, Any]) -> None:
+        for name in found["files"]:
+            if (place / name).is_file():
+                content = (place / name).read_bytes()
+                found["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        change(found)
+        found.pop("sha256", None)
+        if found["version"] != 1:
+            text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+            found["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+
+    _edit(place, seal)
+
+
+def _as_version_1(found: dict[str, Any]) -> None:
+    found["version"] = 1
 
 
 @pytest.mark.parametrize(
@@ -215,9 +241,9 @@ def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
         ),
         (lambda place: (place / "manifest.json").write_text("[1]"), CheckpointError, "expected an object with the key"),
         (
-            lambda place: _reseal(place, lambda found: found.update(version=2)),
+            lambda place: _reseal(place, lambda found: found.update(version=3)),
             CheckpointError,
-            "expected version 1, found 2",
+            "expected version 1 or 2, found 3: it was written by another release",
         ),
         (lambda place: _reseal(place, lambda found: found.update(format="x")), CheckpointError, "expected format"),
         (
@@ -227,9 +253,53 @@ def _reseal(place: Path, change: Callable[[dict[str, object]], object]) -> None:
         ),
         (lambda place: _reseal(place, lambda found: found.update(tied=3)), CheckpointError, "tied: expected names"),
         (
-            lambda place: _reseal(place, lambda found: found["files"].pop("decompose_info.json")),  # type: ignore[attr-defined]
+            lambda place: _reseal(place, lambda found: found["files"].pop("decompose_info.json")),
             CheckpointError,
             "expected decompose_info.json and one file of weights",
+        ),
+        (
+            lambda place: _reseal(place, lambda found: found.update(files=[])),
+            CheckpointError,
+            "files: expected an object, found list",
+        ),
+        *(
+            (
+                lambda place, entry=entry: _reseal(place, lambda found: found["files"].update({"plan.txt": entry})),
+                CheckpointError,
+                "files, 'plan.txt': expected bytes and sha256",
+            )
+            for entry in (3, {}, {"bytes": "1", "sha256": ""}, {"bytes": 1, "sha256": "", "more": 1})
+        ),
+        *(
+            (
+                lambda place, version=version: _edit(place, lambda found: found.update(version=version)),
+                CheckpointError,
+                "expected version 1 or 2, found",
+            )
+            for version in (True, 2.0, "2", [2], {}, None)
+        ),
+        (
+            lambda place: _reseal(place, lambda found: found.update(more=1)),
+            CheckpointError,
+            "'more' is missing or unknown: it is damaged, or was changed after it was saved: copy or save the check",
+        ),
+        (
+            lambda place: _edit(place, lambda found: found.pop("sha256")),
+            CheckpointError,
+            "'sha256' is missing or unknown",
+        ),
+        (lambda place: _edit(place, _as_version_1), CheckpointError, "'sha256' is missing or unknown"),
+        *(
+            (
+                lambda place, key=key, value=value: _edit(place, lambda found: found[key].update(value)),
+                CheckpointError,
+                "manifest.json: expected sha256 [0-9a-f]+, found [0-9a-f]+: it is damaged, or was changed",
+            )
+            for key, value in (
+                ("tied", {"conv1.1.bias": "conv2.1.bias"}),
+                ("versions", {"torch": "1"}),
+                ("files", {"plan.txt": {"bytes": 1, "sha256": ""}}),
+            )
         ),
     ],
 )
@@ -241,6 +311,276 @@ def test_a_damaged_checkpoint_is_told_and_loads_nothing(
     net = TwoConvs()
     unchanged = snapshot(net)
     with pytest.raises(error, match=message):
+        load_decomposed(net, place)
+    unchanged()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_name_that_is_stored_and_tied_is_refused(version: int, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    _reseal(place, lambda found: found.update(version=version, tied={"conv1.1.bias": "conv2.1.bias"}))
+    with pytest.raises(CheckpointError, match="'conv1.1.bias' is tied to 'conv2.1.bias', but the file holds it too"):
+        load_decomposed(TwoConvs(), place)
+
+
+def test_a_changed_tie_is_refused(tmp_path: Path) -> None:
+    net, _ = auto_decomposition(_Tied())
+    save_decomposed(net, tmp_path / "tied")
+    _edit(tmp_path / "tied", lambda found: found["tied"].update({"again.0.weight": "first.1.weight"}))
+    with pytest.raises(CheckpointError, match="manifest.json: expected sha256"):
+        load_decomposed(_Tied(), tmp_path / "tied")
+
+
+def test_a_checkpoint_of_version_1_is_loaded_and_checked(tmp_path: Path) -> None:
+    net, place = _saved(tmp_path, training_state={"epoch": 3})
+    _reseal(place, _as_version_1)
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+    assert load_training_state(place) == {"epoch": 3}
+    _flip_a_byte(place / "training.pt")
+    with pytest.raises(CheckpointError, match="training.pt: expected sha256"):
+        load_decomposed(TwoConvs(), place)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret", "/proc/kmsg", "/dev/zero", "notes.txt", "", ".", "a\0b", "manifest.json"]
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_that_no_checkpoint_has_is_not_opened(
+    version: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, place = _saved(tmp_path)
+    stranger = {name: {"bytes": 1, "sha256": "x"}}
+    _reseal(place, lambda found: found.update(version=version, files={**found["files"], **stranger}))
+    opened = _opened(monkeypatch)
+    with pytest.raises(CheckpointError, match="expected decompose_info.json and one file of weights, found"):
+        load_decomposed(TwoConvs(), place)
+    assert opened == ["manifest.json"]
+
+
+def test_sizes_are_compared_before_anything_is_read(tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    os.truncate(place / "weights.safetensors", 2**42)  # bytes that would take hours to read
+    with pytest.raises(CheckpointError, match="weights.safetensors: expected bytes 138208, found 4398046511104"):
+        load_decomposed(TwoConvs(), place)
+
+
+def test_a_manifest_that_is_far_too_large_is_not_read(tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    os.truncate(place / "manifest.json", 2**42)
+    with pytest.raises(CheckpointError, match="expected a manifest of 67108864 bytes at most, found 4398046511104"):
+        load_decomposed(TwoConvs(), place)
+
+
+def _socket(path: Path) -> None:
+    place = Path.cwd()
+    os.chdir(path.parent)  # the paths of sockets are short ones
+    try:
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.bind(path.name)
+    finally:
+        os.chdir(place)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda path: os.mkfifo(path), "a pipe"),
+        (lambda path: path.mkdir(), "a directory"),
+        (lambda path: path.symlink_to("/dev/zero"), "a symbolic link"),
+        (lambda path: path.symlink_to(path.parent.parent / "elsewhere"), "a symbolic link"),
+        (_socket, "a socket"),
+    ],
+)
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors", "decompose_info.json"])
+def test_what_is_no_regular_file_is_not_opened(
+    name: str, make: Callable[[Path], object], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, place = _saved(tmp_path)
+    (place / name).rename(tmp_path / "elsewhere")  # whole, so that a link to it would do
+    make(place / name)
+    opened = _opened(monkeypatch)
+    with pytest.raises(CheckpointError, match=f"{name}: expected a regular file, found {kind}: put the file itself"):
+        load_decomposed(TwoConvs(), place)
+    assert name not in opened
+
+
+def _opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are opened from now on."""
+    names: list[str] = []
+    real = os.open
+
+    def noting(path: Any, *arguments: Any, **keywords: Any) -> int:
+        names.append(Path(path).name)
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", noting)
+    return names
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_file_that_becomes_a_pipe_when_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, place = _saved(tmp_path)
+    path, real = place / "decompose_info.json", os.open
+
+    def swapping(opened: Any, *arguments: Any, **keywords: Any) -> int:
+        if opened == path:
+            path.unlink()
+            os.mkfifo(path)
+        return real(opened, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(CheckpointError, match="decompose_info.json: expected a regular file, found a pipe"):
+        load_decomposed(TwoConvs(), place)
+
+
+def test_what_was_checked_is_what_is_loaded(_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: PT019
+    """Files that change as soon as they are checked."""
+    net, place = _saved(tmp_path, training_state={"epoch": 3})
+    config = DecompositionConfig(rank=FixedRank(20))
+    other, _ = auto_decomposition(TwoConvs(), config=config)
+    save_decomposed(other, tmp_path / "other", training_state={"epoch": 4})
+    real = manifest_module.read_verified
+
+    def then_changed(*arguments: Any) -> dict[str, bytes]:
+        contents = real(*arguments)
+        for path in place.iterdir():
+            path.write_bytes((tmp_path / "other" / path.name).read_bytes())
+        return contents
+
+    keep = {path: path.read_bytes() for path in place.iterdir()}
+    monkeypatch.setattr("amct_pytorch.checkpoint.read_verified", then_changed)
+    assert torch.equal(load_decomposed(TwoConvs(), place)[0].eval()(image()), net(image()))
+    for path, content in keep.items():
+        path.write_bytes(content)
+    assert load_training_state(place) == {"epoch": 3}
+
+
+def _nested() -> Tensor:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "weights.pt: expected a dict, found list"),
+        (torch.ones(3), "weights.pt: expected a dict, found Tensor"),
+        (3, "weights.pt: expected a dict, found int"),
+        ({}, "only the model has "),
+        ({1: torch.ones(3)}, "weights.pt: expected tensors by name, found the name 1"),
+        ({None: 1, "a": 2}, "weights.pt: expected tensors by name, found the name None"),
+        ({("a", "b"): 1}, r"weights.pt: expected tensors by name, found the name \('a', 'b'\)"),
+        ({"model": {"a": torch.ones(3)}}, "only the model has"),
+        ({"a": 1}, "only the model has"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(content: object, message: str, tmp_path: Path) -> None:
+    _, place = _saved_by_torch(tmp_path)
+    torch.save(content, place / "weights.pt")
+    _refused(place, message)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, "an object NoneType"),
+        ({"a": 3}, "an object dict"),
+        ([torch.ones(10)], "an object list"),
+        (torch.ones(10, dtype=torch.float64), r"a tensor \(10,\) of float64"),
+        (torch.ones(10, device="meta"), r"a tensor \(10,\) of float32 without values, on the meta device"),
+        (torch.ones(10).to_sparse(), r"a sparse_coo tensor \(10,\) of float32"),
+        (torch.ones(10, dtype=torch.complex64), r"a tensor \(10,\) of complex64"),
+        (_nested(), "a nested tensor of float32"),
+    ],
+    ids=repr,
+)
+def test_a_value_of_another_kind_is_refused(value: object, found: str, tmp_path: Path) -> None:
+    net, place = _saved_by_torch(tmp_path)
+    torch.save({**net.state_dict(), "head.bias": value}, place / "weights.pt")
+    _refused(place, rf"'head.bias': expected a tensor \(10,\) of float32 as in the model, found {found}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"nothing",
+        b"3",
+        b"null",
+        b"{}",
+        b"[3]",
+        b"[[]]",
+        b'["conv1"]',
+        b'[{"ori_layer_info": 3}]',
+        b'[{"ori_layer_info": {"name": 3}}]',
+        b'[{"version": [1]}]',
+        b"[" * 100_000,
+        b"9" * 10_000,
+    ],
+    ids=lambda content: content[:20],
+)
+def test_an_information_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    (place / "decompose_info.json").write_bytes(content)
+    _refused(place, "decompose_info.json: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\x02\0\0\0\0\0\0\0{}", b"PK", b'{"a": 1}', b"\x80\x02."])
+def test_weights_that_are_no_such_file_are_refused(content: bytes, _format: str, tmp_path: Path) -> None:  # noqa: PT019
+    _, place = _saved(tmp_path)
+    next(place.glob("weights.*")).write_bytes(content)
+    _refused(place, "weights..*: cannot be loaded|only the model has")
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F8_E8M0", "I3", "C64"])
+def test_safetensors_of_types_that_torch_may_not_know_are_refused(dtype: str, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path)
+    header = json.dumps({"a": {"dtype": dtype, "shape": [2], "data_offsets": [0, 1]}}).encode()
+    (place / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"1")
+    _refused(place, "weights.safetensors: cannot be loaded|only the model has")
+
+
+@pytest.mark.parametrize("content", [[1], torch.ones(3), 3, None, "state"], ids=repr)
+def test_a_training_state_of_another_kind_is_refused(content: object, tmp_path: Path) -> None:
+    _, place = _saved(tmp_path, training_state={"epoch": 3})
+    torch.save(content, place / "training.pt")
+    _reseal(place)
+    with pytest.raises(CheckpointError, match="training.pt: expected a dict, found"):
+        load_training_state(place)
+
+
+def test_an_error_of_the_models_own_names_the_checkpoint(tmp_path: Path) -> None:
+    class WithExtra(TwoConvs):
+        def get_extra_state(self) -> object:
+            return torch.tensor(3)
+
+        def set_extra_state(self, state: Any) -> None:
+            raise KeyError("epochs")
+
+    net, _ = auto_decomposition(WithExtra())
+    save_decomposed(net, tmp_path / "extra")
+    blank = WithExtra()
+    unchanged = snapshot(blank)
+    with pytest.raises(CheckpointError, match=r"extra: the model does not take the weights \(KeyError\): 'epochs'"):
+        load_decomposed(blank, tmp_path / "extra")
+    unchanged()
+
+
+def _saved_by_torch(folder: Path) -> tuple[nn.Module, Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        return _saved(folder)
+
+
+def _refused(place: Path, message: str) -> None:
+    """A checkpoint whose files have other content, by their hashes intact, is refused and changes nothing."""
+    _reseal(place)
+    net = TwoConvs()
+    unchanged = snapshot(net)
+    with pytest.raises(CheckpointError, match=message):
         load_decomposed(net, place)
     unchanged()
 
@@ -299,8 +639,7 @@ def test_structure_and_weights_of_two_models_do_not_mix(tmp_path: Path) -> None:
     config = DecompositionConfig(rank=FixedRank(20))
     save_decomposed(auto_decomposition(TwoConvs(), config=config)[0], tmp_path / "other")
     (place / "decompose_info.json").write_bytes((tmp_path / "other" / "decompose_info.json").read_bytes())
-    other = json.loads((tmp_path / "other" / "manifest.json").read_text())["files"]["decompose_info.json"]
-    _reseal(place, lambda found: found["files"].update({"decompose_info.json": other}))  # type: ignore[attr-defined]
+    _reseal(place)
     net = TwoConvs()
     unchanged = snapshot(net)
     with pytest.raises(CheckpointError, match=r"conv1.0.weight.*\(20, 64, 3, 1\).*found a tensor \(32, 64, 3, 1\)"):
@@ -475,7 +814,7 @@ def test_a_missing_checkpoint_and_a_missing_library_are_told(tmp_path: Path, mon
     with pytest.raises(CheckpointAccessError, match="expected a checkpoint .*, found no directory"):
         load_decomposed(TwoConvs(), tmp_path / "nowhere")
     _, place = _saved(tmp_path)
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     net = TwoConvs()
     unchanged = snapshot(net)
     with pytest.raises(MissingExtra, match=r"amct_pytorch\[safetensors\]"):

@@ -278,6 +278,7 @@ while True:
 new = contents[-1]
 assert new != old and new.endswith(b"]\\n")
 assert all(content in (old, new) for content in contents)
+assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]  # the last one removes what the others left
 print(len(contents), contents.count(old), contents.count(new))
 """
 

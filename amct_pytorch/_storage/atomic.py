@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from .drafts import drafted, sync_file, sync_folder
+from .modes import begin_file, set_mode
 from .paths import access_errors
 
 
@@ -16,8 +16,8 @@ from .paths import access_errors
 def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> Iterator[Path]:
     """A temporary path for the block to write a file to, which is then renamed to its place.
 
-    The content is flushed to disk before the rename, and gets the mode of the file that it replaces. Missing folders
-    are created. If the block fails, everything on disk is as it was.
+    The content is on the disk before the rename, and has the mode of the file that it replaces, or the umask's where
+    it is new. Missing folders are made. If the block fails, everything on disk is as it was.
 
     Parameters
     ----------
@@ -26,15 +26,15 @@ def new_file(place: Path, error: type[OSError], *, sync_name: bool = True) -> It
     error
         The class of error to raise if the file cannot be written.
     sync_name
-        Whether to wait until the rename is on disk too. An interrupt during this wait leaves the new file in place, so
-        a caller that rolls back other work after an error passes False, and calls `drafts.sync_folder` once nothing
-        can be rolled back any more.
+        Wait until the rename too is on the disk. A failure of this wait comes when the new file is in place
+        already. So a caller who undoes something else after an error passes False, and calls `drafts.sync_folder`
+        when nothing is left to undo.
     """
     with access_errors(place, "written", error), drafted(place) as draft:
+        mode = begin_file(draft, place)
         yield draft
         sync_file(draft)
-        if place.exists():
-            shutil.copymode(place, draft)
+        set_mode(draft, mode)
         os.replace(draft, place)
     if sync_name:
         sync_folder(place.parent)

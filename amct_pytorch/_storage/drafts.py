@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from .draft_locks import locked, new_draft, remove, remove_abandoned
 
 
 @contextlib.contextmanager
 def drafted(place: Path) -> Iterator[Path]:
     """A hidden path beside a place, at which the block creates a file or folder and renames it to the place.
 
-    Missing parent folders are created. If the block fails, the draft and the created folders that are still empty are
-    removed. After a success nothing is left to clean up, so nothing can fail after the rename.
-
-    Parameters
-    ----------
-    place
-        The final path.
+    Missing folders above the place are made. If the block fails, the draft and those of them that are empty are
+    removed; when it is left without an error nothing is left to do that could fail after the rename. Drafts for the
+    same place that killed processes have left behind are removed before.
     """
-    # Not by tempfile, whose files and folders only their owner can read.
-    draft = place.with_name(f".{uuid.uuid4().hex}.tmp")
+    draft = new_draft(place)
     missing = [folder for folder in place.parents if not folder.exists()]
     try:
         for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)  # another process may create it at the same time
-        yield draft
+            folder.mkdir(exist_ok=True)  # another process may be making the same
+        remove_abandoned(place)
+        with locked(draft):
+            try:
+                yield draft
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    remove(draft)
+                raise
     except BaseException:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
-        for folder in missing:  # the innermost first
-            with contextlib.suppress(OSError):  # not created yet, or no longer empty
+        for folder in missing:  # from the inside out
+            with contextlib.suppress(OSError):  # it was not made yet, or holds what someone else has put there
                 folder.rmdir()
         raise
 

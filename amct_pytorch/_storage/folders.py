@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .drafts import drafted, sync_file, sync_folder
+from .modes import begin_folder, set_mode, set_modes_of_files
 from .paths import access_errors
 
 
@@ -15,9 +16,10 @@ from .paths import access_errors
 def new_folder(place: Path, error: type[OSError], *, replaces: bool) -> Iterator[Path]:
     """An empty temporary folder for the block to fill, which is then renamed to its place.
 
-    The content is flushed to disk before the rename. Missing parent folders are created. If the block fails,
-    everything on disk is as it was. A process killed while one folder replaces another may leave the old one under a
-    different name, where `current_folder` finds it.
+    The content is on the disk before the rename. Folder and files have the modes of those that they replace, or the
+    umask's where they are new. Missing folders above the place are made. If the block fails, everything on disk is as
+    it was. A process that is killed while one folder replaces another may leave the old one under another name, where
+    `current_folder` still finds it.
 
     Parameters
     ----------
@@ -29,9 +31,12 @@ def new_folder(place: Path, error: type[OSError], *, replaces: bool) -> Iterator
         Whether to replace an existing folder with all of its content; otherwise an existing folder must be empty.
     """
     with access_errors(place, "written", error), drafted(place) as draft:
-        draft.mkdir()
+        earlier = current_folder(place)
+        mode = begin_folder(draft, earlier)
         yield draft
-        _sync(draft)
+        _sync(draft)  # before the modes, by which its owner may not be allowed to open what is in it
+        set_modes_of_files(draft, earlier)
+        set_mode(draft, mode)
         if replaces:
             _swap(draft, place)
         else:

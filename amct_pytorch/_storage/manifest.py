@@ -1,66 +1,133 @@
-"""The manifest of a checkpoint: size and SHA-256 of every file, to detect damage before anything is loaded."""
+"""The manifest of a checkpoint: size and SHA-256 of every file, by which damage is found before anything is loaded.
+
+It has a SHA-256 of its own too, under "sha256": of everything else in it, as JSON with sorted keys and no spaces. One
+of version 1 has none.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointAccessError, CheckpointError, ConfigError, listed
 from .paths import access_errors
+from .reading import open_regular, read_small
 
 MANIFEST = "manifest.json"
 """Name of the manifest in the folder of a checkpoint."""
 
+_FORMAT, _VERSION = "amct_pytorch.checkpoint", 2
+_KEYS_BEFORE = frozenset({"format", "version", "versions", "tied", "files"})
+_KEYS = {1: _KEYS_BEFORE, _VERSION: _KEYS_BEFORE | {"sha256"}}
+_CHANGED = "it is damaged, or was changed after it was saved: copy or save the checkpoint again"
 
-def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write the manifest of all files in a folder.
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says, its form checked.
+
+    Attributes
+    ----------
+    files
+        By name of each file its size under "bytes", and its "sha256".
+    tied
+        See `weights.save_tensors`.
+    """
+
+    files: Mapping[str, Mapping[str, Any]]
+    tied: Mapping[str, str]
+
+
+def write_manifest(folder: Path, tied: Mapping[str, str], versions: Mapping[str, str]) -> None:
+    """Describe all files of a folder in one more file.
 
     Parameters
     ----------
     folder
-        Has all other files, complete.
-    about
-        Further content of the manifest, values that JSON can express by key; not the key "files".
+        Holds the other files, complete.
+    tied
+        From `weights.save_tensors`.
+    versions
+        Of what wrote the files, by name of the package.
     """
-    files = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
-    text = json.dumps({**about, "files": files}, indent=2) + "\n"
+    files = {path.name: _fingerprint(path.read_bytes()) for path in sorted(folder.iterdir())}
+    content = {"format": _FORMAT, "version": _VERSION, "versions": versions, "tied": tied, "files": files}
+    text = json.dumps({**content, "sha256": _hash_of(content)}, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a folder, and verify size and hash of every file that it lists.
-
-    Parameters
-    ----------
-    folder
-        A folder that `write_manifest` was called on.
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder. None of the files that it names is opened.
 
     Raises
     ------
     CheckpointAccessError
         The folder has no manifest, or a file cannot be read.
     CheckpointError
-        The manifest is invalid, or a file that it lists is missing or damaged.
+        It is damaged, or of another release.
     """
+    path = folder / MANIFEST
     with access_errors(folder, "read", CheckpointAccessError):
-        path = folder / MANIFEST
-        if not path.is_file():
+        if not os.path.lexists(path):
             what = "no directory" if not folder.is_dir() else f"a directory without {MANIFEST}"
             raise CheckpointAccessError(f"{folder}: expected a checkpoint as save_decomposed writes it, found {what}")
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: is no valid JSON, perhaps half written: {error}") from error
-        files = manifest.get("files") if isinstance(manifest, dict) else None
-        if not isinstance(files, dict) or not all(isinstance(expected, dict) for expected in files.values()):
-            raise CheckpointError(f"{path}: expected an object with the key 'files', found another file")
-        for name, expected in files.items():
-            _check_file(folder / name, expected)
-    checked: dict[str, Any] = manifest
-    return checked
+        text = read_small(path, "manifest", kind=CheckpointError, content=CheckpointError)
+    try:
+        found = json.loads(text)
+        content_hash = _hash_of(found) if isinstance(found, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no valid JSON, perhaps half written: {error}") from error
+    if not isinstance(found, dict) or "files" not in found:
+        raise CheckpointError(f"{path}: expected an object with the key 'files', found another file")
+    if found.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: expected format {_FORMAT!r}, found {found.get('format')!r}")
+    version = found.get("version")
+    if type(version) is not int or version not in _KEYS:
+        expected = " or ".join(map(str, _KEYS))
+        raise CheckpointError(
+            f"{path}: expected version {expected}, found {version!r}: it was written by another release"
+        )
+    if found.keys() != _KEYS[version]:
+        odd = listed(sorted(found.keys() ^ _KEYS[version]))
+        raise CheckpointError(
+            f"{path}: expected the keys {', '.join(sorted(_KEYS[version]))}; {odd} is missing or unknown: {_CHANGED}"
+        )
+    if version == _VERSION:
+        _check_same(path, "sha256", found["sha256"], content_hash)
+    return Manifest(_checked_files(path, found["files"]), _checked_tied(path, found["tied"]))
+
+
+def read_verified(folder: Path, manifest: Manifest, wanted: Collection[str]) -> dict[str, bytes]:
+    """Check every file that a manifest names; the content of some of them, as it was checked.
+
+    Parameters
+    ----------
+    folder
+        Where the files are.
+    manifest
+        Its names are those of files that a checkpoint has.
+    wanted
+        Names of the files whose content is needed; those that the manifest does not have are left out.
+
+    Raises
+    ------
+    CheckpointAccessError
+        A file cannot be read.
+    CheckpointError
+        A file is missing, no regular one, or not as it was when the manifest was written.
+    """
+    contents = {}
+    with access_errors(folder, "read", CheckpointAccessError):
+        for name, expected in manifest.files.items():
+            content = _read_verified_file(folder / name, expected)
+            if name in wanted:
+                contents[name] = content
+    return contents
 
 
 def check_replaceable(place: Path, known: Collection[str]) -> None:
@@ -92,21 +159,51 @@ def check_replaceable(place: Path, known: Collection[str]) -> None:
         )
 
 
-def _check_file(path: Path, expected: Mapping[str, object]) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is missing: the checkpoint is not complete")
-    for what, found in _fingerprint(path).items():
-        if expected.get(what) != found:
-            raise CheckpointError(
-                f"{path}: expected {what} {expected.get(what)}, found {found}: it is damaged, or was changed after it "
-                "was saved: copy or save the checkpoint again"
-            )
+def _checked_files(path: Path, files: object) -> dict[str, dict[str, Any]]:
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{path}, files: expected an object, found {type(files).__name__}: {_CHANGED}")
+    for name, expected in files.items():
+        if (
+            not isinstance(expected, dict)
+            or expected.keys() != {"bytes", "sha256"}
+            or type(expected["bytes"]) is not int
+            or not isinstance(expected["sha256"], str)
+        ):
+            raise CheckpointError(f"{path}, files, {name!r}: expected bytes and sha256, found {expected!r}: {_CHANGED}")
+    return files
 
 
-def _fingerprint(path: Path) -> dict[str, object]:
-    """Size and hash of a file; the size first, as it makes the clearest message for a truncated file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+def _checked_tied(path: Path, tied: object) -> dict[str, str]:
+    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
+        raise CheckpointError(f"{path}, tied: expected names by name, found {tied!r}: {_CHANGED}")
+    return tied
+
+
+def _read_verified_file(path: Path, expected: Mapping[str, Any]) -> bytes:
+    """The content of a file. It is read once, so that no other can take its place after the check."""
+    try:
+        file = open_regular(path, CheckpointError)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: is missing: the checkpoint is not complete") from None
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        _check_same(path, "bytes", expected["bytes"], size)  # first, as it takes no time and says the most
+        content = file.read(size)
+    for what, found in _fingerprint(content).items():
+        _check_same(path, what, expected[what], found)
+    return content
+
+
+def _check_same(path: Path, what: str, expected: object, found: object) -> None:
+    if expected != found:
+        raise CheckpointError(f"{path}: expected {what} {expected}, found {found}: {_CHANGED}")
+
+
+def _fingerprint(content: bytes) -> dict[str, object]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _hash_of(content: Mapping[str, Any]) -> str:
+    """The hash of a manifest: of all that is in it but that hash itself."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,13 +1,83 @@
-"""Read a text file given by the user, which may have any content."""
+"""Read files that may be anything: only regular ones are opened, and text only up to a size."""
 
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
 
 from .paths import access_errors, file_to_read
 
 _LARGEST = 64 * 2**20
 """Largest file that is read, in bytes: far larger than any valid file, far smaller than the memory."""
+
+_NEITHER_WAIT_NOR_FOLLOW = (
+    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+)
+"""How to open what may have become a pipe or a link since it was looked at; on Windows there are no such flags."""
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def open_regular(path: Path, error: type[Exception]) -> BinaryIO:
+    """Open a file for reading, if it is a regular one and no link.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    error
+        What to raise where it is something else.
+
+    Raises
+    ------
+    OSError
+        There is none, or it cannot be opened.
+    """
+    # Before it is opened, which a pipe waits in, and which makes some devices act; and again when it is open, as
+    # another file may have got its name meanwhile.
+    _check_regular(path, os.lstat(path), error)
+    file = os.fdopen(os.open(path, _NEITHER_WAIT_NOR_FOLLOW), "rb")
+    try:
+        _check_regular(path, os.fstat(file.fileno()), error)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_small(path: Path, what: str, *, kind: type[Exception], content: type[ValueError]) -> bytes:
+    """All of a regular file, if it is no larger than such a file can be.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    what
+        What the file is, for the message: "decomposition information file".
+    kind
+        What to raise where it is no regular file.
+    content
+        What to raise where it is far too large.
+
+    Raises
+    ------
+    OSError
+        There is none, or it cannot be read.
+    """
+    with open_regular(path, kind) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST:
+            raise content(f"{path}: expected a {what} of {_LARGEST} bytes at most, found {size}")
+        # The kernel gives the size of files of its own as 0, and None where one has nothing to read yet.
+        return file.read(_LARGEST) or b""
 
 
 def read_text(
@@ -35,10 +105,28 @@ def read_text(
     """
     place = file_to_read(path, called, what, error, missing)
     with access_errors(place, "read", error):
-        size = place.stat().st_size
-        if size > _LARGEST:
-            raise content(f"{place}: expected a {what} of {_LARGEST} bytes at most, found {size}")
-        try:
-            return place.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as failure:
-            raise content(f"{place}: expected UTF-8 text: {failure}") from failure
+        return decoded(read_small(place, what, kind=error, content=content), place, content)
+
+
+def decoded(text: bytes, path: Path, error: type[ValueError]) -> str:
+    """The text that bytes in UTF-8 are.
+
+    Parameters
+    ----------
+    text
+        Content of a file.
+    path
+        Of the file, for the message.
+    error
+        What to raise where it is not UTF-8.
+    """
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise error(f"{path}: expected UTF-8 text: {failure}") from failure
+
+
+def _check_regular(path: Path, status: os.stat_result, error: type[Exception]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        found = next((words for is_such, words in _KINDS if is_such(status.st_mode)), "a device")
+        raise error(f"{path}: expected a regular file, found {found}: put the file itself there")

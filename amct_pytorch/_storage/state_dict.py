@@ -13,8 +13,8 @@ from torch import nn
 from ..errors import CheckpointError, listed
 
 
-def check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
-    """Check that the names, shapes and types of weights are those of a model.
+def load_whole(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
+    """Load weights into a model, if they are its own; after any error its values are as they were.
 
     Parameters
     ----------
@@ -28,7 +28,25 @@ def check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> Non
     Raises
     ------
     CheckpointError
-        A name, shape or type differs.
+        They are of another model, or the model's own hooks refuse them.
+    """
+    _check_fits(model, weights, place)
+    try:
+        with _values_kept(model):
+            model.load_state_dict(weights)
+    except Exception as error:  # of whatever type, from hooks and set_extra_state of the user's
+        raise CheckpointError(
+            f"{place}: the model does not take the weights ({type(error).__name__}): {error}"
+        ) from error
+
+
+def _check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
+    """Check that the names, shapes and types of weights are those of a model.
+
+    Raises
+    ------
+    CheckpointError
+        They are of another model.
     """
     expected = model.state_dict()
     only = {"model": expected.keys() - weights.keys(), "checkpoint": weights.keys() - expected.keys()}
@@ -46,14 +64,8 @@ def check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> Non
 
 
 @contextlib.contextmanager
-def values_kept(model: nn.Module) -> Iterator[None]:
-    """Restore every value of a model's state dict if the block fails.
-
-    Parameters
-    ----------
-    model
-        The model that the block changes.
-    """
+def _values_kept(model: nn.Module) -> Iterator[None]:
+    """Put every value of a model back if the block fails."""
     tensors = [value for value in model.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)]
     values = [tensor.detach().clone() for tensor in tensors]
     try:
@@ -68,4 +80,9 @@ def values_kept(model: nn.Module) -> Iterator[None]:
 def _kind(value: object) -> str:
     if not isinstance(value, torch.Tensor):
         return f"an object {type(value).__name__}"
-    return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    dtype, layout = (str(kind).removeprefix("torch.") for kind in (value.dtype, value.layout))
+    if value.is_nested:  # which has no shape
+        return f"a nested tensor of {dtype}"
+    of_layout = "a tensor" if layout == "strided" else f"a {layout} tensor"
+    without_values = " without values, on the meta device" if value.is_meta else ""
+    return f"{of_layout} {tuple(value.shape)} of {dtype}{without_values}"

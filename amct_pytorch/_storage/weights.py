@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import pickle
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils._pytree import tree_map_only
@@ -68,11 +69,13 @@ def save_tensors(tensors: Mapping[str, Any], path: Path) -> dict[str, str]:
     return tied
 
 
-def load_tensors(path: Path, tied: Mapping[str, str], error: type[ValueError]) -> dict[str, Any]:
-    """Load the tensors of a file to the CPU.
+def load_tensors(content: bytes, path: Path, tied: Mapping[str, str], error: type[ValueError]) -> dict[str, Any]:
+    """The tensors of a file, on the CPU.
 
     Parameters
     ----------
+    content
+        All of the file.
     path
         The file, whose suffix states its format.
     tied
@@ -85,12 +88,21 @@ def load_tensors(path: Path, tied: Mapping[str, str], error: type[ValueError]) -
     MissingExtra
         The file is in safetensors, which is not installed.
     """
-    tensors = _load_safetensors(path, error) if path.suffix == SAFETENSORS else load_content(path, error)
+    if path.suffix == SAFETENSORS:
+        stored = _load_safetensors(content, path, error)
+    else:
+        stored = load_content(BytesIO(content), path, error)
+    for name in stored:
+        if not isinstance(name, str):
+            raise error(f"{path}: expected tensors by name, found the name {name!r}: it is another kind of file")
     for name, first in tied.items():
-        if first not in tensors:
-            raise error(f"{path}: {name!r} is tied to {first!r}, which the file does not hold")
-        tensors[name] = tensors[first]
-    return tensors
+        if name in stored:
+            raise error(f"{path}: {name!r} is tied to {first!r}, but the file holds it too: save the checkpoint again")
+        if first not in stored:
+            raise error(
+                f"{path}: {name!r} is tied to {first!r}, which the file does not hold: save the checkpoint again"
+            )
+    return {**stored, **{name: stored[first] for name, first in tied.items()}}
 
 
 def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
@@ -129,18 +141,20 @@ def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
         )
 
 
-def load_content(path: Path, error: type[ValueError]) -> dict[str, Any]:
-    """Load what `save_content` wrote, with its tensors on the CPU.
+def load_content(file: BinaryIO, path: Path, error: type[ValueError]) -> dict[str, Any]:
+    """What `save_content` wrote; its tensors are on the CPU.
 
     Parameters
     ----------
+    file
+        The file, open.
     path
-        The file.
+        Of the file, for the message.
     error
         The class of error to raise if the file has other content.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as failure:  # of whatever type, where a file is of another kind
         # Not with torch's own message, which advises to run the code of the file.
         raise error(
@@ -152,16 +166,15 @@ def load_content(path: Path, error: type[ValueError]) -> dict[str, Any]:
     return content
 
 
-def _load_safetensors(path: Path, error: type[ValueError]) -> dict[str, Any]:
+def _load_safetensors(content: bytes, path: Path, error: type[ValueError]) -> dict[str, Any]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
     except ImportError as failure:
         raise MissingExtra(f"{path} needs safetensors: pip install 'amct_pytorch[safetensors]'") from failure
     try:
-        return dict(load_file(path))
-    except SafetensorError as failure:
-        raise error(f"{path}: cannot be loaded: {failure}") from failure
+        return dict(load(content))
+    except Exception as failure:  # of whatever type, where a file is of another kind
+        raise error(f"{path}: cannot be loaded ({type(failure).__name__}): {failure}") from failure
 
 
 def _with_own_storage(value: torch.Tensor, storages: set[int]) -> torch.Tensor:

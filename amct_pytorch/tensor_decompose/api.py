@@ -27,7 +27,7 @@ from .calibration.data import Calibration
 from .config import DecompositionConfig
 from .info_file.rebuild import rebuilt, untied
 from .info_file.schema import parse
-from .model.layers import Survey, slots, survey
+from .model.layers import Survey, check_model, slots, survey
 from .model.replace import replaced
 from .model.spec import LayerSpec
 from .name_rules import check_keys_name_layers
@@ -238,25 +238,26 @@ def decompose_network(
     ModelError, LayerError
         The model, or a layer that the file names, cannot be decomposed. The model is as it was.
     """
-    with rebuilding(model, decompose_info_path) as result:
+    check_model(model)
+    text = read_text(
+        decompose_info_path,
+        "decompose_info_path",
+        "decomposition information file",
+        error=InfoFileAccessError,
+        missing=InfoFileNotFound,
+        content=InfoFileError,
+    )
+    with rebuilding(model, text, decompose_info_path) as result:
         return result
 
 
 @contextlib.contextmanager
 def rebuilding(
-    model: nn.Module, decompose_info_path: str | os.PathLike[str]
+    model: nn.Module, content: str, decompose_info_path: str | os.PathLike[str]
 ) -> Iterator[tuple[nn.Module, dict[str, list[str]]]]:
-    """As `decompose_network`, and undone if the body of the with statement fails."""
+    """As `decompose_network`, with the content of the file, and undone if the body of the with statement fails."""
     with one_at_a_time():
         found = survey(model)
-        content = read_text(
-            decompose_info_path,
-            "decompose_info_path",
-            "decomposition information file",
-            error=InfoFileAccessError,
-            missing=InfoFileNotFound,
-            content=InfoFileError,
-        )
         try:
             entries = parse(content, _geometry(found))
             replacements = rebuilt(entries, found.layers, found.chains, slots(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import cast
 
 from torch import nn
 
+from ..._run.interrupts import interrupts_deferred
 from ..._run.process_group import ProcessGroup
 from ..._storage.atomic import write_file
 from ..._storage.drafts import sync_folder
@@ -52,14 +54,18 @@ def apply_plan(
     """
     replacements = _replacements(plans, found)
     text = "" if place is None else _info_file(plans, found)
-    with replaced(found.model, replacements) as result:
-        # Every process agrees before the first file is written, and none stays changed if that fails.
-        processes.gather(None)
+    with contextlib.ExitStack() as to_the_end:
+        with replaced(found.model, replacements) as result:
+            # Every process agrees before the first file is written, and none stays changed if that fails.
+            processes.gather(None)
+            # With an interrupt between the rename of the file and the end of this block, the new file would describe a
+            # model that is put back as it was. Before, while it waits for other processes, it can be interrupted.
+            to_the_end.enter_context(interrupts_deferred())
+            if place is not None:
+                write_file(place, text, InfoFileAccessError, sync_name=False)
+            processes.gather(None)
         if place is not None:
-            write_file(place, text, InfoFileAccessError, sync_name=False)
-        processes.gather(None)
-    if place is not None:
-        sync_folder(place.parent)
+            sync_folder(place.parent)
     return result
 
 

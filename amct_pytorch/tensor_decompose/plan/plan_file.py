@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..._run.tensors import is_finite
 from ..._storage.atomic import new_file
-from ..._storage.paths import file_to_read, file_to_write
+from ..._storage.paths import access_errors, file_to_read, file_to_write
+from ..._storage.reading import open_regular
 from ..._storage.records import from_plain, to_plain
 from ..._storage.weights import load_content, save_content
 from ...errors import ConfigError, PlanFileAccessError, PlanFileError
@@ -67,7 +68,8 @@ def write_plan_file(totals: Mapping[str, Any], layers: Sequence[LayerPlan], path
 def read_plan_file(path: str | os.PathLike[str]) -> tuple[object, tuple[LayerPlan, ...]]:
     """What `write_plan_file` wrote, its layers checked; see `load_plan`."""
     place = file_to_read(path, "path", "plan", PlanFileAccessError, PlanFileAccessError)
-    content = load_content(place, PlanFileError)
+    with access_errors(place, "read", PlanFileAccessError), open_regular(place, PlanFileAccessError) as file:
+        content = load_content(file, place, PlanFileError)
     if content.get("format") != _FORMAT:
         raise PlanFileError(f"{place}: expected a plan as DecompositionPlan.save writes it, found another file")
     if content.get("version") != _VERSION:

@@ -1,0 +1,197 @@
+"""Ctrl-C at any moment: what belongs together changes together, and the interrupt arrives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from amct_pytorch._run.interrupts import interrupts_deferred
+from amct_pytorch.errors import InfoFileAccessError
+from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
+
+from .models import TwoConvs, chains, conv, snapshot
+
+
+@pytest.fixture(autouse=True)
+def _handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def _press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block() -> None:
+    done = []
+
+    @interrupts_deferred()
+    def work() -> None:
+        _press()
+        done.append("first")
+        _press()
+        done.append("second")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["first", "second"]
+
+
+def test_blocks_in_blocks_wait_for_the_outermost() -> None:
+    done = []
+
+    @interrupts_deferred()
+    def work() -> None:
+        with interrupts_deferred():
+            _press()
+        done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["outer"]
+
+
+def test_an_error_in_the_block_is_the_context_of_the_interrupt() -> None:
+    @interrupts_deferred()
+    def fail(*, pressed: bool) -> None:
+        if pressed:
+            _press()
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail(pressed=False)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fail(pressed=True)
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_a_handler_of_the_users_is_called_once_the_block_has_ended() -> None:
+    events: list[object] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: events.append(number))
+    try:
+        with interrupts_deferred():
+            _press()
+            events.append("block")
+        assert events == ["block", signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_what_runs_no_python_is_left_alone(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with interrupts_deferred():
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs other signals")
+def test_other_signals_do_not_wait() -> None:
+    events: list[object] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: events.append(number))
+    try:
+        with interrupts_deferred():
+            signal.raise_signal(signal.SIGUSR1)
+            events.append("block")
+        assert events == [signal.SIGUSR1, "block"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_another_thread_changes_no_handler() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with interrupts_deferred():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [signal.default_int_handler]
+
+
+def _pressing_after(step: int, real: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
+    def press(*arguments: Any, **keywords: Any) -> Any:
+        result = real(*arguments, **keywords)
+        calls.append(step)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    return press
+
+
+def _apply(model: nn.Module, path: Path) -> object:
+    return plan_decomposition(model).apply(model, path)
+
+
+@pytest.mark.parametrize("decompose", [auto_decomposition, _apply])
+@pytest.mark.parametrize("called", ["replace", "fsync", "open", "close", "stat"])
+def test_after_an_interrupt_at_any_step_file_and_model_are_both_old_or_both_new(
+    decompose: Callable[[nn.Module, Path], object], called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "info.json"
+    pressed = 0
+    for step in range(1, 100):
+        path.write_text("old")
+        model = TwoConvs()
+        unchanged = snapshot(model)
+        calls: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, called, _pressing_after(step, getattr(os, called), calls))
+            try:
+                decompose(model, path)
+            except KeyboardInterrupt:
+                pressed += 1
+        assert list(tmp_path.iterdir()) == [path]
+        if path.read_text() == "old":
+            unchanged()
+        else:
+            assert {entry["ori_layer_info"]["name"] for entry in json.loads(path.read_text())} == chains(model).keys()
+        if len(calls) < step:
+            break
+    assert pressed == step - 1 > 0
+
+
+def test_an_interrupt_of_a_write_that_fails_leaves_both_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "info.json"
+    path.write_text("old")
+    model = nn.Sequential(conv())
+    plan = plan_decomposition(model)
+    unchanged = snapshot(model)
+
+    def fail(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        plan.apply(model, path)
+    assert isinstance(caught.value.__context__, InfoFileAccessError)
+    unchanged()
+    assert path.read_text() == "old"
+
+
+def test_a_model_that_is_itself_a_layer_is_decomposed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = conv()
+    unchanged = snapshot(layer)
+    monkeypatch.setattr(os, "replace", _pressing_after(1, os.replace, []))
+    with pytest.raises(KeyboardInterrupt):
+        auto_decomposition(layer, tmp_path / "info.json")
+    unchanged()
+    assert json.loads((tmp_path / "info.json").read_text())[0]["ori_layer_info"]["name"] == ""
