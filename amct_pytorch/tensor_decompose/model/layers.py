@@ -14,6 +14,7 @@ from ...errors import ModelError
 from .chain import DecomposedConv2d
 from .eligibility import geometry_of, is_conv2d_like, why_not_replaceable
 from .spec import LayerSpec
+from .surroundings import kept_for_their_surroundings
 
 _WRAPPERS = {
     "DataParallel": "decompose model.module before wrapping it",
@@ -143,6 +144,7 @@ def _layers_of(model: nn.Module) -> list[Layer]:
         if isinstance(module, DecomposedConv2d):
             chain_of.update(dict.fromkeys(module.children(), name))
     holders = _holders_of_weights(names)
+    in_use = kept_for_their_surroundings(names)
     layers = []
     for module, known_as in names.items():
         if not is_conv2d_like(module):
@@ -150,7 +152,7 @@ def _layers_of(model: nn.Module) -> list[Layer]:
         if module in chain_of:
             why_not: str | None = f"it is part of {chain_of[module]!r}, which is decomposed already"
         else:
-            why_not = why_not_replaceable(module) or _why_tied(module, holders)
+            why_not = why_not_replaceable(module) or in_use.get(module) or _why_tied(module, holders)
         layers.append(Layer(tuple(known_as), module, geometry_of(module), why_not))
     return layers
 
