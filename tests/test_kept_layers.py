@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch.errors import AmctWarning
 from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
 
 from .models import conv, image
@@ -167,3 +169,124 @@ def test_a_method_of_that_name_that_takes_arguments_merges_nothing() -> None:
             return mean + log_variance.exp()
 
     assert list(auto_decomposition(_Vae())[1]) == ["encoder.0", "encoder.2"]
+
+
+def _in_a_list(model: nn.Module, weight: nn.Parameter) -> str:
+    model.kernels = [weight]
+    return "model.kernels[0]"
+
+
+def _in_a_dict(model: nn.Module, weight: nn.Parameter) -> str:
+    model.kernels = {"first": (weight,)}
+    return "model.kernels['first'][0]"
+
+
+def _in_an_attribute(model: nn.Module, weight: nn.Parameter) -> str:
+    object.__setattr__(model, "kernel", weight)
+    return "model.kernel"
+
+
+def _as_a_view_of_its_values(model: nn.Module, weight: nn.Parameter) -> str:
+    model.kernel = weight.detach().flatten(1)
+    return "model.kernel"
+
+
+def _in_a_closure(model: nn.Module, weight: nn.Parameter) -> str:
+    model.run = lambda x: nn.functional.conv2d(x, weight)
+    return "model.run.__closure__['weight']"
+
+
+def _in_a_partial(model: nn.Module, weight: nn.Parameter) -> str:
+    model.run = functools.partial(nn.functional.conv2d, weight=weight)
+    return "model.run.keywords['weight']"
+
+
+def _as_a_default(model: nn.Module, weight: nn.Parameter) -> str:
+    def run(x: Tensor, weight: Tensor = weight) -> Tensor:
+        return nn.functional.conv2d(x, weight)
+
+    model.run = run
+    return "model.run.__defaults__[0]"
+
+
+def _as_a_default_of_a_keyword(model: nn.Module, weight: nn.Parameter) -> str:
+    def run(x: Tensor, *, weight: Tensor = weight) -> Tensor:
+        return nn.functional.conv2d(x, weight)
+
+    model.run = run
+    return "model.run.__kwdefaults__['weight']"
+
+
+def _in_a_hook(model: nn.Module, weight: nn.Parameter) -> str:
+    handle = model.register_forward_hook(lambda module, inputs, output: output + weight.sum())
+    return f"model._forward_hooks[{handle.id}].__closure__['weight']"
+
+
+def _in_a_layer_outside_of_the_tree(model: nn.Module, weight: nn.Parameter) -> str:
+    other = nn.Conv2d(64, 64, 3)
+    other.weight = weight
+    model.others = [nn.Sequential(other)]
+    return "model.others[0].0.weight"
+
+
+def _in_an_optimizer(model: nn.Module, weight: nn.Parameter) -> str:
+    model.optimizer = torch.optim.SGD([weight], 0.1)
+    return "model.optimizer.param_groups[0]['params'][0]"
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        *(_in_a_list, _in_a_dict, _in_an_attribute, _as_a_view_of_its_values, _in_a_closure, _in_a_partial),
+        *(_as_a_default, _as_a_default_of_a_keyword, _in_a_hook, _in_a_layer_outside_of_the_tree, _in_an_optimizer),
+    ],
+)
+def test_a_layer_whose_weight_is_kept_elsewhere_is_kept(keep: Callable[[nn.Module, nn.Parameter], str]) -> None:
+    model = nn.Sequential(conv(), conv())
+    place = keep(model, model[1].weight)
+    kept = plan_decomposition(model).layers[1]
+    assert not kept.decompose
+    assert kept.reason == (
+        f"its weight is also kept in {place}, outside of the module tree, which a split would leave behind: keep the "
+        "layer there instead, and read its weight where it is needed"
+    )
+    assert list(auto_decomposition(model)[1]) == ["0"]
+
+
+def test_a_method_of_a_class_made_in_a_function_may_hold_the_weight() -> None:
+    layer = conv()
+
+    class _Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(x, weight)
+
+    weight = layer.weight
+    assert "model.forward.__closure__['weight']" in plan_decomposition(_Net()).layers[0].reason
+
+
+def test_functions_that_hold_a_layer_are_named_in_warnings() -> None:
+    class _Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = layer = conv()
+            self.run = lambda x: layer(x)
+
+            def default(x: Tensor, layer: nn.Module = layer, *, again: nn.Module = layer) -> Tensor:
+                return again(layer(x))
+
+            self.default = default
+
+    model = _Net()
+    with pytest.warns(AmctWarning) as caught:
+        auto_decomposition(model)
+    is_set = {text.split(" holds")[0]: "now holds" in text for text in (str(warning.message) for warning in caught)}
+    assert is_set == {
+        "model.run.__closure__['layer']": False,
+        "model.default.__defaults__[0]": False,
+        "model.default.__kwdefaults__['again']": True,
+    }
+    assert model.default.__kwdefaults__["again"] is model.conv

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,6 +14,7 @@ from torch import nn
 from ...errors import ModelError
 from .chain import DecomposedConv2d
 from .eligibility import geometry_of, is_conv2d_like, why_not_replaceable
+from .references import hidden_weights
 from .spec import LayerSpec
 from .surroundings import kept_for_their_surroundings
 
@@ -133,7 +135,7 @@ def survey(model: nn.Module) -> Survey:
         See `check_model`.
     """
     check_model(model)
-    return Survey(model, tuple(_layers_of(model)), chains_of(model))
+    return Survey(model, _without_hidden_weights(model, _layers_of(model)), chains_of(model))
 
 
 def _layers_of(model: nn.Module) -> list[Layer]:
@@ -155,6 +157,22 @@ def _layers_of(model: nn.Module) -> list[Layer]:
             why_not = why_not_replaceable(module) or in_use.get(module) or _why_tied(module, holders)
         layers.append(Layer(tuple(known_as), module, geometry_of(module), why_not))
     return layers
+
+
+def _without_hidden_weights(model: nn.Module, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers, with a reason to keep those whose weights the model also keeps outside of its module tree."""
+    splittable = [cast(nn.Conv2d, layer.module) for layer in layers if layer.why_not is None]
+    places = hidden_weights(model, splittable)
+    return tuple(
+        dataclasses.replace(
+            layer,
+            why_not=f"its weight is also kept in {places[layer.module]}, outside of the module tree, which a split "
+            "would leave behind: keep the layer there instead, and read its weight where it is needed",
+        )
+        if layer.module in places
+        else layer
+        for layer in layers
+    )
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:
