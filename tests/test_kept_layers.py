@@ -290,3 +290,34 @@ def test_functions_that_hold_a_layer_are_named_in_warnings() -> None:
         "model.default.__kwdefaults__['again']": True,
     }
     assert model.default.__kwdefaults__["again"] is model.conv
+
+
+class _Padded(nn.Module):
+    """Reads the weight of a layer that itself never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.run = conv(), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(nn.functional.conv2d(x, self.read.weight, self.read.bias, padding=2))
+
+
+def test_a_layer_that_never_runs_on_the_example_inputs_is_kept() -> None:
+    model = _Padded().eval()
+    assert [layer.decompose for layer in plan_decomposition(model).layers] == [True, True]
+    plan = plan_decomposition(model, example_inputs=image(1, 64, 8, 8))
+    assert [layer.decompose for layer in plan.layers] == [False, True]
+    assert plan.layers[0].reason == "it never ran on the example inputs"
+    assert plan.layers[0].macs == plan.layers[0].macs_after == 0
+    assert list(plan.apply(model)[1]) == ["run"]
+
+
+def test_a_layer_that_never_runs_keeps_those_that_share_its_weight() -> None:
+    model = _Padded().eval()
+    model.run.weight = model.read.weight
+    plan = plan_decomposition(model, example_inputs=image(1, 64, 8, 8))
+    assert [layer.decompose for layer in plan.layers] == [False, False]
+    assert plan.layers[1].reason == (
+        "its weight is also that of 'read', which is kept (it never ran on the example inputs)"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -76,6 +76,8 @@ def make_plan(
     _check_weights(groups)
     _check_same_everywhere(groups, processes)
     shapes = _shapes(found, example_inputs)
+    verdicts = _agree_on_shared(_without_idle(verdicts, shapes, processes))
+    groups = _groups_of(verdicts)
     plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
     factoring = Factoring(groups, report, processes)
     outcome = None
@@ -87,7 +89,12 @@ def make_plan(
     else:
         fitted, errors, outcome = _fit_all(found.model, factoring, calibration, report, processes)
         for index, group in enumerate(groups):
-            plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
+            if index in fitted and not fitted[index].fit.samples:
+                plans |= {
+                    layer.names: _kept(layer, "it never ran on the calibration batches") for layer in group.layers
+                }
+            else:
+                plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
     layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in found.layers)
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
@@ -126,6 +133,21 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
         return verdict
 
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
+
+
+def _without_idle(verdicts: Verdicts, shapes: Mapping[tuple[str, ...], Shapes], processes: ProcessGroup) -> Verdicts:
+    """The verdicts, with the reason to keep each layer that ran in no process although it was watched in one.
+
+    Its weight may well be read, by code that convolves by itself and would have the kernel composed anew each time.
+    """
+    ran: dict[tuple[str, ...], bool] = {}
+    for own in processes.gather({names: len(calls) > 0 for names, calls in shapes.items()}):
+        ran |= {names: ran.get(names, False) or once for names, once in own.items()}
+    idle = "it never ran on the example inputs"
+    return [
+        (layer, verdict if isinstance(verdict, str) or ran.get(layer.names, True) else idle)
+        for layer, verdict in verdicts
+    ]
 
 
 def _groups_of(verdicts: Verdicts) -> list[WeightGroup]:
