@@ -13,7 +13,7 @@ from torch import nn
 
 from ...errors import ModelError
 from .chain import DecomposedConv2d
-from .eligibility import geometry_of, is_conv2d_like, why_not_replaceable
+from .eligibility import geometry_of, is_conv2d_like, is_plain_conv2d, why_not_replaceable
 from .references import hidden_weights
 from .spec import LayerSpec
 from .surroundings import kept_for_their_surroundings
@@ -187,7 +187,7 @@ def _holders_of_weights(names: dict[nn.Module, list[str]]) -> dict[nn.Parameter,
     holders: dict[nn.Parameter, list[str]] = defaultdict(list)
     for module, known_as in names.items():
         for key, parameter in module._parameters.items():
-            if parameter is not None and not (type(module) is nn.Conv2d and key == "weight"):
+            if parameter is not None and not (key == "weight" and is_plain_conv2d(module)):
                 holders[parameter].append(f"{known_as[0]}.{key}".lstrip("."))
     return holders
 

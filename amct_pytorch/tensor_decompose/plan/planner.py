@@ -120,7 +120,7 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     """Layers that share one weight are all decomposed alike, or all kept."""
     sharing: dict[int, Verdicts] = defaultdict(list)
     for layer, verdict in verdicts:
-        if type(layer.module) is nn.Conv2d:
+        if isinstance(layer.module, nn.Conv2d):
             sharing[id(layer.module._parameters.get("weight"))].append((layer, verdict))
 
     def agreed(layer: Layer, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
