@@ -6,10 +6,11 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from ...errors import ModelError
 from .chain import DecomposedConv2d
@@ -125,6 +126,21 @@ class Survey:
     layers: tuple[Layer, ...]
     chains: Mapping[str, DecomposedConv2d]
 
+    @property
+    def why_empty(self) -> str:
+        """What to do where a model that has no layers convolves all the same; else empty."""
+        if self.layers:
+            return ""
+        for module in self.model.modules():
+            if _calls_a_convolution(module):
+                if isinstance(module, fx.GraphModule):
+                    return "its convolutions are called as functions: decompose before exporting or tracing"
+                return (
+                    f"convolutions are called as functions in {type(module).__qualname__}: "
+                    "make them layers (torch.nn.Conv2d) to have them decomposed"
+                )
+        return ""
+
 
 def survey(model: nn.Module) -> Survey:
     """Check a model, and find its layers. It is only read.
@@ -173,6 +189,13 @@ def _without_hidden_weights(model: nn.Module, layers: Sequence[Layer]) -> tuple[
         else layer
         for layer in layers
     )
+
+
+def _calls_a_convolution(module: nn.Module) -> bool:
+    """Whether a method of a module, or the code made from its graph, names torch's function for a 2-D convolution."""
+    functions = [item for kind in type(module).__mro__ for item in vars(kind).values()]
+    names = {name for item in functions if isinstance(item, FunctionType) for name in item.__code__.co_names}
+    return not names.isdisjoint(("conv2d", "convolution"))
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:

@@ -98,7 +98,8 @@ def make_plan(
     layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in found.layers)
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
-    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together=processes.size > 1)
+    together = processes.size > 1
+    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, found.why_empty)
 
 
 def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
