@@ -84,6 +84,19 @@ def _fold_in_place(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _fold_of_ultralytics(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    scale = torch.diag(norm.weight.div(torch.sqrt(norm.eps + norm.running_var)))
+    layer.weight.data = torch.mm(scale, layer.weight.view(layer.out_channels, -1)).view(layer.weight.shape)
+    bias = torch.zeros(layer.out_channels, device=layer.weight.device) if layer.bias is None else layer.bias
+    shift = norm.bias - norm.weight.mul(norm.running_mean).div(torch.sqrt(norm.running_var + norm.eps))
+    fused = torch.mm(scale, bias.reshape(-1, 1)).reshape(-1) + shift
+    if layer.bias is None:
+        layer.register_parameter("bias", nn.Parameter(fused))
+    else:
+        layer.bias.data = fused
+    return layer.requires_grad_(False)
+
+
+def _fold_of_old_ultralytics(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
     fused = (
         nn.Conv2d(
             layer.in_channels,
@@ -112,17 +125,20 @@ def _fold_of_ultralytics(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
 @pytest.mark.parametrize("options", _GEOMETRIES, ids=str)
 @pytest.mark.parametrize(
     "fold",
-    [_fold_of_torch, _fold_of_mmcv, _fold_with_bias_first, _fold_of_data, _fold_in_place, _fold_of_ultralytics],
+    [
+        *(_fold_of_torch, _fold_of_mmcv, _fold_with_bias_first, _fold_of_data, _fold_in_place, _fold_of_ultralytics),
+        _fold_of_old_ultralytics,
+    ],
 )
 def test_a_batchnorm_is_folded_into_a_decomposed_layer(
     fold: Callable[[nn.Module, nn.BatchNorm2d], nn.Module], options: dict[str, object]
 ) -> None:
     chain, norm, x = _chain(**options), _norm(), image(2, 64, 9, 9)
     expected = norm(chain(x))
-    with torch.no_grad():
+    with torch.set_grad_enabled(fold is _fold_of_ultralytics):
         folded = fold(chain, norm)
     torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
-    if fold is not _fold_of_ultralytics:
+    if fold is not _fold_of_old_ultralytics:
         assert isinstance(folded, DecomposedConv2d)
         assert list(folded.state_dict()) == ["0.weight", "1.weight", "1.bias"]
 
@@ -291,6 +307,11 @@ def _other_bias_shape(chain: nn.Module) -> None:
     chain.bias = nn.Parameter(chain.bias[:32])
 
 
+def _other_size(chain: nn.Module) -> None:
+    with torch.no_grad():
+        chain.weight.resize_(1)
+
+
 def _outdated(chain: nn.Module) -> None:
     weight = chain.weight.data
     chain.weight.data.mul_(1)
@@ -306,7 +327,7 @@ def _while_recording(chain: nn.Module) -> None:
     [
         *(_merged, _merged_by_assignment, _merged_by_data, _merged_after_the_bias, _merged_after_the_bias_in_place),
         *(_initialised, _one_tap, _pruned, _not_finite, _other_shape, _other_dtype, _other_bias_shape, _outdated),
-        _while_recording,
+        *(_other_size, _while_recording),
     ],
 )
 def test_a_write_that_cannot_be_carried_is_refused_and_changes_nothing(write: Callable[[nn.Module], None]) -> None:
@@ -428,6 +449,13 @@ def test_a_model_that_computes_with_the_weight_can_be_recorded(record: Callable[
     model, _ = auto_decomposition(_Standardised().eval())
     x = image(1, 64, 8, 8)
     torch.testing.assert_close(record(model, x)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_function_takes_the_weight() -> None:
+    chain = _chain()
+    x = image(1, 64, 8, 8)
+    compiled = torch.compile(lambda weight, bias: nn.functional.conv2d(x, weight, bias, padding=1), backend="eager")
+    torch.testing.assert_close(compiled(chain.weight, chain.bias), chain(x), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_flow_through_the_weight_alike_in_eager_mode_and_in_torch_func() -> None:

@@ -52,19 +52,27 @@ class WriteThroughTensor(Tensor):
         if not all(issubclass(kind, Tensor) for kind in types):
             return NotImplemented  # a proxy, say, which knows what to do
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # it was read before, and given to what is compiled
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             own = [value for value in _flat([*args, *kwargs.values()]) if isinstance(value, WriteThroughTensor)]
             versions = [tensor._version for tensor in own]
             result = func(*args, **kwargs)
             for tensor, version in zip(own, versions, strict=True):
                 if tensor._version != version and tensor._origin is not None:
-                    if torch.is_grad_enabled() and tensor.requires_grad:
-                        raise LayerError(
-                            "expected writes into the weight of a decomposed layer inside torch.no_grad(), "
-                            "found one with gradients being recorded, which no Parameter allows"
-                        )
-                    tensor._origin.write(tensor._whole)
-            return _with_origin(result, own)
+                    tensor._hand_on(tensor._origin)
+            # The compiler looks for the tensor that others are views of, and must come to one.
+            return result if getattr(func, "__self__", None) is Tensor._base else _with_origin(result, own)
+
+    def _hand_on(self, origin: Origin) -> None:
+        if torch.is_grad_enabled() and self.requires_grad:
+            raise LayerError(
+                "expected writes into the weight of a decomposed layer inside torch.no_grad(), "
+                "found one with gradients being recorded, which no Parameter allows"
+            )
+        # Of a view, what it is a view of was written; the tensor itself may have another size now.
+        origin.write(self._whole if self._is_view_of_it else self.detach())
 
     @property
     def data(self) -> Tensor:
@@ -141,7 +149,8 @@ def was_read_from(value: object, parameters: Sequence[nn.Parameter]) -> bool:
 def can_be_written(tensor: Tensor) -> bool:
     """Whether a tensor can be made to hand on writes: it has values, and nobody records what is done with it.
 
-    While a compiler, a tracer or an exporter records, a property is only read.
+    While a compiler, a tracer or an exporter records, a property is only read. What was read before, and is then given
+    to a compiled function, is a subclass to the compiler; some versions take only a clone of it, a plain tensor.
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.fx._symbolic_trace._is_fx_tracing_flag:
         return False
