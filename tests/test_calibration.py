@@ -537,7 +537,7 @@ def test_shared_layers_and_tied_weights_pool_their_statistics(mode: str) -> None
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_layer_that_no_batch_reaches_is_split_as_without_data_with_a_warning(mode: str) -> None:
+def test_a_layer_that_no_batch_reaches_is_kept_with_a_warning(mode: str) -> None:
     class _Idle(TwoConvs):
         def __init__(self) -> None:
             super().__init__()
@@ -545,12 +545,15 @@ def test_a_layer_that_no_batch_reaches_is_split_as_without_data_with_a_warning(m
 
     model = _Idle().eval()
     plain = plan_decomposition(model, LOW)
-    with pytest.warns(AmctWarning, match="the calibration batches never reach 'idle': split as without calibration"):
+    with pytest.warns(AmctWarning, match="the calibration batches never reach 'idle', which is kept"):
         plan = plan_decomposition(model, LOW, calibration=Calibration(batches(), mode=mode))
-    assert all(map(torch.equal, plan.layers[3].factors, plain.layers[3].factors))
-    assert plan.layers[3].bias is None
-    assert plan.layers[3].fit.mode == "plain"
-    assert plan.layers[3].response_error is None
+    assert plain.layers[3].decompose
+    assert not plan.layers[3].decompose
+    assert plan.layers[3].reason == "it never ran on the calibration batches"
+    assert plan.layers[3].fit is plan.layers[3].response_error is None
+    saved = sum(layer.parameters - layer.parameters_after for layer in plan.layers)
+    assert plan.parameters - plan.parameters_after == saved
+    assert list(plan.apply(copy.deepcopy(model))[1]) == ["conv1", "conv2"]
     assert not torch.equal(plan.layers[1].factors[0], plain.layers[1].factors[0])
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import prune
 
 from amct_pytorch.errors import ConfigError, InputsError, LayerError, MissingExtra
@@ -20,6 +21,7 @@ from amct_pytorch.tensor_decompose import (
     FixedRank,
     RatioRank,
     auto_decomposition,
+    load_plan,
     plan_decomposition,
 )
 
@@ -280,6 +282,44 @@ def test_a_rank_above_the_full_one_names_the_layer() -> None:
 
 def test_the_plan_of_a_model_without_convs_says_so() -> None:
     assert str(plan_decomposition(nn.Linear(2, 2))) == "The model has no Conv2d."
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda model: torch.export.export(model, (image(1, 64, 8, 8),)).module(),
+        lambda model: torch.export.export(model, (image(1, 64, 8, 8),)).run_decompositions().module(),
+        lambda model: make_fx(model)(image(1, 64, 8, 8)),
+        lambda model: nn.Sequential(fx.symbolic_trace(_Functional())),
+    ],
+    ids=["export", "core export", "make_fx", "symbolic trace"],
+)
+def test_of_convolutions_that_a_recorded_graph_calls_as_functions_a_plan_says_what_to_do(
+    record: Callable[[nn.Module], nn.Module],
+) -> None:
+    plan = plan_decomposition(record(nn.Sequential(conv()).eval()))
+    assert " ".join(str(plan).split()) == (
+        "The model has no Conv2d; its convolutions are called as functions: decompose before exporting or tracing."
+    )
+
+
+class _Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(64, 64, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.kernel)
+
+
+def test_of_convolutions_that_a_module_calls_as_functions_a_plan_says_what_to_do(tmp_path: Path) -> None:
+    plan = plan_decomposition(nn.Sequential(_Functional()))
+    assert " ".join(str(plan).split()) == (
+        "The model has no Conv2d; convolutions are called as functions in _Functional: "
+        "make them layers (torch.nn.Conv2d) to have them decomposed."
+    )
+    plan.save(tmp_path / "plan")
+    assert load_plan(tmp_path / "plan") == plan
 
 
 def test_rules_by_name_may_name_a_layer_that_an_earlier_call_has_decomposed() -> None:

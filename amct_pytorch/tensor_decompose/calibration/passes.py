@@ -102,7 +102,7 @@ class _Fitting:
     def choose_by_data(self, sums: Mapping[int, MomentSums]) -> None:
         """Choose the ranks that depend on the data, from the moments of what the original layers see."""
         open_ = self.factoring.undecided
-        # A layer that no batch has reached is split as without calibration.
+        # Of a layer that no batch has reached the weight alone is known; the plan keeps it.
         self.factoring.choose_by_weights([index for index in open_ if not sums[index].samples])
         self.factoring.choose_by_data(lambda index: spectrum_on_data(self.groups[index], sums[index]))
 
@@ -290,7 +290,8 @@ def _gib(size: int) -> str:
 def _warn(groups: Sequence[WeightGroup], fitted: Mapping[int, Fitted]) -> None:
     idle = [groups[index].name for index, one in sorted(fitted.items()) if one.fit.mode == "plain"]
     if idle:
-        warn_user(f"the calibration batches never reach {', '.join(map(repr, idle))}: split as without calibration")
+        which = "which is kept" if len(idle) == 1 else "which are kept"
+        warn_user(f"the calibration batches never reach {', '.join(map(repr, idle))}, {which}")
     few = {
         groups[index].name: one.fit.samples / one.fit.unknowns
         for index, one in sorted(fitted.items())

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from .spec import LayerSpec, spec_of
+
+# What a subclass of Conv2d may define without computing anything else, or having anything that a split would lose.
+_HARMLESS = frozenset(
+    [
+        *("__init__", "reset_parameters", "extra_repr", "__repr__", "_get_name"),
+        *("__constants__", "__parameters__", "__orig_bases__", "__abstractmethods__", "_abc_impl"),
+        # What Python gives every class, by version.
+        *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__"),
+        *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__static_attributes__"),
+    ]
+)
 
 
 def geometry_of(module: nn.Module) -> LayerSpec | None:
@@ -29,6 +40,13 @@ def is_conv2d_like(module: nn.Module) -> bool:
     return "Conv2d" in str(name) and next(module.children(), None) is None
 
 
+def is_plain_conv2d(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a Conv2d, or of a subclass that differs in how it is made, initialised and shown alone."""
+    if not isinstance(module, nn.Conv2d) or isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return False
+    return not _of_its_own(type(module))
+
+
 def why_not_replaceable(module: nn.Module) -> str | None:
     """Why this Conv2d-like layer cannot be taken apart whatever its geometry, or None where it can."""
     if parametrize.is_parametrized(module):
@@ -36,7 +54,7 @@ def why_not_replaceable(module: nn.Module) -> str | None:
             "its parameters are computed by a parametrisation (weight_norm, spectral_norm, …): "
             "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
         )
-    if type(module) is not nn.Conv2d:
+    if not is_plain_conv2d(module):
         return _why_not_plain(module)
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return (
@@ -87,7 +105,18 @@ def _why_not_plain(module: nn.Module) -> str:
         return "it is scripted: decompose the Python model, then script or trace it"
     if kind.__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
         return "it is quantised: decompose first, then quantise"
-    return f"it is a {kind.__module__}.{kind.__qualname__}: only torch.nn.Conv2d itself is decomposed"
+    reason = f"it is a {kind.__module__}.{kind.__qualname__}"
+    if issubclass(kind, nn.Conv2d):
+        reason += f" with {', '.join(_of_its_own(kind)[:3])} of its own"
+    return f"{reason}: only torch.nn.Conv2d itself is decomposed, and subclasses that add nothing to what it does"
+
+
+def _of_its_own(kind: type[nn.Conv2d]) -> list[str]:
+    """What a subclass of Conv2d defines that a split would lose, in its order."""
+    kinds = kind.__mro__[: kind.__mro__.index(nn.Conv2d)]
+    names = dict.fromkeys(name for other in kinds for name in vars(other) if name not in _HARMLESS)
+    # Private names that Conv2d does not have are helpers of its __init__.
+    return [name for name in names if not name.startswith("_") or name.startswith("__") or hasattr(nn.Conv2d, name)]
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from ...errors import ModelError
 from .chain import DecomposedConv2d
-from .eligibility import geometry_of, is_conv2d_like, why_not_replaceable
+from .eligibility import geometry_of, is_conv2d_like, is_plain_conv2d, why_not_replaceable
+from .references import hidden_weights
 from .spec import LayerSpec
+from .surroundings import kept_for_their_surroundings
 
 _WRAPPERS = {
     "DataParallel": "decompose model.module before wrapping it",
@@ -122,6 +126,21 @@ class Survey:
     layers: tuple[Layer, ...]
     chains: Mapping[str, DecomposedConv2d]
 
+    @property
+    def why_empty(self) -> str:
+        """What to do where a model that has no layers convolves all the same; else empty."""
+        if self.layers:
+            return ""
+        for module in self.model.modules():
+            if _calls_a_convolution(module):
+                if isinstance(module, fx.GraphModule):
+                    return "its convolutions are called as functions: decompose before exporting or tracing"
+                return (
+                    f"convolutions are called as functions in {type(module).__qualname__}: "
+                    "make them layers (torch.nn.Conv2d) to have them decomposed"
+                )
+        return ""
+
 
 def survey(model: nn.Module) -> Survey:
     """Check a model, and find its layers. It is only read.
@@ -132,7 +151,7 @@ def survey(model: nn.Module) -> Survey:
         See `check_model`.
     """
     check_model(model)
-    return Survey(model, tuple(_layers_of(model)), chains_of(model))
+    return Survey(model, _without_hidden_weights(model, _layers_of(model)), chains_of(model))
 
 
 def _layers_of(model: nn.Module) -> list[Layer]:
@@ -143,6 +162,7 @@ def _layers_of(model: nn.Module) -> list[Layer]:
         if isinstance(module, DecomposedConv2d):
             chain_of.update(dict.fromkeys(module.children(), name))
     holders = _holders_of_weights(names)
+    in_use = kept_for_their_surroundings(names)
     layers = []
     for module, known_as in names.items():
         if not is_conv2d_like(module):
@@ -150,9 +170,32 @@ def _layers_of(model: nn.Module) -> list[Layer]:
         if module in chain_of:
             why_not: str | None = f"it is part of {chain_of[module]!r}, which is decomposed already"
         else:
-            why_not = why_not_replaceable(module) or _why_tied(module, holders)
+            why_not = why_not_replaceable(module) or in_use.get(module) or _why_tied(module, holders)
         layers.append(Layer(tuple(known_as), module, geometry_of(module), why_not))
     return layers
+
+
+def _without_hidden_weights(model: nn.Module, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers, with a reason to keep those whose weights the model also keeps outside of its module tree."""
+    splittable = [cast(nn.Conv2d, layer.module) for layer in layers if layer.why_not is None]
+    places = hidden_weights(model, splittable)
+    return tuple(
+        dataclasses.replace(
+            layer,
+            why_not=f"its weight is also kept in {places[layer.module]}, outside of the module tree, which a split "
+            "would leave behind: keep the layer there instead, and read its weight where it is needed",
+        )
+        if layer.module in places
+        else layer
+        for layer in layers
+    )
+
+
+def _calls_a_convolution(module: nn.Module) -> bool:
+    """Whether a method of a module, or the code made from its graph, names torch's function for a 2-D convolution."""
+    functions = [item for kind in type(module).__mro__ for item in vars(kind).values()]
+    names = {name for item in functions if isinstance(item, FunctionType) for name in item.__code__.co_names}
+    return not names.isdisjoint(("conv2d", "convolution"))
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:
@@ -167,7 +210,7 @@ def _holders_of_weights(names: dict[nn.Module, list[str]]) -> dict[nn.Parameter,
     holders: dict[nn.Parameter, list[str]] = defaultdict(list)
     for module, known_as in names.items():
         for key, parameter in module._parameters.items():
-            if parameter is not None and not (type(module) is nn.Conv2d and key == "weight"):
+            if parameter is not None and not (key == "weight" and is_plain_conv2d(module)):
                 holders[parameter].append(f"{known_as[0]}.{key}".lstrip("."))
     return holders
 

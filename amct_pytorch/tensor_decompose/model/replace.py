@@ -131,6 +131,7 @@ def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[
         for item in replacements:
             undo.append(functools.partial(_rebind_load_hooks, item.layer))
             stays_in_use = standing[item.layer] != set(item.names)
+            item.chain._name = item.names[0]
             (_copy_over if stays_in_use else _take_over)(item.layer, item.chain)
             for name in item.names:
                 undo.append(functools.partial(places[name].put, item.layer))

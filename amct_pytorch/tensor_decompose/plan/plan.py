@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -35,6 +35,8 @@ class DecompositionPlan(Report):
         With calibration, what the decomposed model's outputs are like; else None.
     together
         Whether several processes of a group made it, and are to apply it, together.
+    why_empty
+        Where there is no layer although the model convolves, what to do about it; else empty. Not saved.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -42,10 +44,11 @@ class DecompositionPlan(Report):
     parameters_after: int
     outcome: Outcome | None = None
     together: bool = False
+    why_empty: str = field(default="", compare=False)
 
     def tables(self) -> list[Table]:
         """One table: a row for each layer, and a summary below."""
-        return tables_of(self.layers, self.parameters, self.parameters_after, self.outcome)
+        return tables_of(self.layers, self.parameters, self.parameters_after, self.outcome, self.why_empty)
 
     def apply(
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None = None
@@ -95,7 +98,7 @@ class DecompositionPlan(Report):
         ConfigTypeError, PlanFileAccessError
             The path is none, or the file cannot be written; an earlier file is as it was.
         """
-        write_plan_file(to_plain(self, leave_out=("layers",)), self.layers, path)
+        write_plan_file(to_plain(self, leave_out=("layers", "why_empty")), self.layers, path)
 
 
 def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
@@ -120,4 +123,4 @@ def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
         It is no plan, damaged, of another release, or by a method that is not registered here.
     """
     totals, layers = read_plan_file(path)
-    return from_plain(DecompositionPlan, totals, os.fspath(path), PlanFileError, {"layers": layers})
+    return from_plain(DecompositionPlan, totals, os.fspath(path), PlanFileError, {"layers": layers, "why_empty": ""})

@@ -74,7 +74,10 @@ def make_plan(
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
     _check_weights(_groups_of(verdicts, {}))
     shapes = _shapes(found, example_inputs)
-    groups = _groups_of(verdicts, shapes)
+    # Those of all processes: they must come to the same verdicts.
+    calls = _pooled(processes.gather(shapes))
+    verdicts = _agree_on_shared(_without_idle(verdicts, calls))
+    groups = _groups_of(verdicts, calls)
     _check_same_everywhere(groups, processes)
     plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
     factoring = Factoring(groups, report, processes)
@@ -87,11 +90,17 @@ def make_plan(
     else:
         fitted, errors, outcome = _fit_all(found.model, factoring, calibration, report, processes)
         for index, group in enumerate(groups):
-            plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
+            if index in fitted and not fitted[index].fit.samples:
+                plans |= {
+                    layer.names: _kept(layer, "it never ran on the calibration batches") for layer in group.layers
+                }
+            else:
+                plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
     layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in found.layers)
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
-    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together=processes.size > 1)
+    together = processes.size > 1
+    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, found.why_empty)
 
 
 def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -113,7 +122,7 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     """Layers that share one weight are all decomposed alike, or all kept."""
     sharing: dict[int, Verdicts] = defaultdict(list)
     for layer, verdict in verdicts:
-        if type(layer.module) is nn.Conv2d:
+        if isinstance(layer.module, nn.Conv2d):
             sharing[id(layer.module._parameters.get("weight"))].append((layer, verdict))
 
     def agreed(layer: Layer, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
@@ -128,14 +137,32 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
 
-def _groups_of(verdicts: Verdicts, shapes: Mapping[tuple[str, ...], Shapes]) -> list[WeightGroup]:
+def _pooled(shapes: Sequence[Mapping[tuple[str, ...], Shapes]]) -> dict[tuple[str, ...], Shapes]:
+    """The calls of each layer in all processes together."""
+    names = dict.fromkeys(name for own in shapes for name in own)
+    return {name: [call for own in shapes for call in own.get(name, ())] for name in names}
+
+
+def _without_idle(verdicts: Verdicts, calls: Mapping[tuple[str, ...], Shapes]) -> Verdicts:
+    """The verdicts, with the reason to keep each layer that never ran although it was watched.
+
+    Its weight may well be read, by code that convolves by itself and would have the kernel composed anew each time.
+    """
+    idle = "it never ran on the example inputs"
+    return [
+        (layer, idle if not isinstance(verdict, str) and calls.get(layer.names) == [] else verdict)
+        for layer, verdict in verdicts
+    ]
+
+
+def _groups_of(verdicts: Verdicts, calls: Mapping[tuple[str, ...], Shapes]) -> list[WeightGroup]:
     groups: dict[int, WeightGroup] = {}
     for layer, verdict in verdicts:
         if isinstance(verdict, DecompositionConfig):
             weight = id(layer.module._parameters["weight"])
             group = groups.get(weight, WeightGroup((), verdict))
-            calls = (*group.calls, *shapes.get(layer.names, ()))
-            groups[weight] = replace(group, layers=(*group.layers, layer), calls=calls)
+            of_all = (*group.calls, *calls.get(layer.names, ()))
+            groups[weight] = replace(group, layers=(*group.layers, layer), calls=of_all)
     return list(groups.values())
 
 

@@ -11,7 +11,11 @@ from .layer_plan import LayerPlan
 
 
 def tables_of(
-    layers: Sequence[LayerPlan], parameters: int, parameters_after: int, outcome: Outcome | None
+    layers: Sequence[LayerPlan],
+    parameters: int,
+    parameters_after: int,
+    outcome: Outcome | None,
+    why_empty: str,
 ) -> list[Table]:
     """A plan as tables; columns that are empty for every layer are left out.
 
@@ -23,9 +27,11 @@ def tables_of(
         Numbers of parameters of the whole model.
     outcome
         What comes of the plan, on calibration data.
+    why_empty
+        What to do where there are no layers although the model convolves; else empty.
     """
     if not layers:
-        return [Table("The model has no Conv2d.")]
+        return [Table(f"The model has no Conv2d{f'; {why_empty}' if why_empty else ''}.")]
     cells = [(column, [cell(layer) for layer in layers]) for column, cell in _COLUMNS]
     columns, by_column = zip(*((column, found) for column, found in cells if any(found)), strict=True)
     notes = [_summary(layers, parameters, parameters_after), *([] if outcome is None else [str(outcome)])]
