@@ -16,7 +16,7 @@ _LOW_RANK = "lora"
 _MERGING = (
     *("switch_to_deploy", "convert_to_deploy", "get_equivalent_kernel_bias", "fuse_convs", "merge_branches"),
     *("reparameterize", "reparametrize", "reparameterise", "reparam", "rep_params", "merge_kernel", "fuse_reparam"),
-    *("structural_reparam", "fuse_repvgg_block"),
+    *("structural_reparam", "fuse_repvgg_block", "repvgg_convert", "merge_dilated_branches"),
 )
 
 
