@@ -132,6 +132,7 @@ def test_an_index_out_of_range_is_refused(index: object) -> None:
         get_backend("cpu").device(index)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["amct_pytorch.backend", "amct_pytorch.validate", "amct_pytorch.benchmark"])
 def test_importing_loads_no_backend_and_no_device_library(module: str) -> None:
     code = f"import sys, {module}; print(*(name.split('.')[0] for name in sys.modules))"
@@ -350,6 +351,7 @@ class Silent(CpuBackend):  # type: ignore[misc,valid-type]
         return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "check", "why"),
     [

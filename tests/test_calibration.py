@@ -562,6 +562,7 @@ def plan_in_float32(mode: str) -> DecompositionPlan:
     return plan_decomposition(structured(), LOW, calibration=Calibration(batches(), mode=mode))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_every_dtype_is_fitted_as_float32_is(mode: str, dtype: torch.dtype) -> None:

@@ -680,6 +680,7 @@ except CheckpointAccessError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_checkpoint(_format: str, tmp_path: Path) -> None:  # noqa: PT019
     pytest.importorskip("resource")
     net, place = _saved(tmp_path)

@@ -283,6 +283,7 @@ print(len(contents), contents.count(old), contents.count(new))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_killed_between_any_two_steps_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "info.json"

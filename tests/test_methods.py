@@ -92,6 +92,7 @@ def test_a_method_goes_from_plan_to_checkpoint(method: Method, mode: Any, tmp_pa
     assert validate(original, small, image()).ok
 
 
+@pytest.mark.slow
 def test_a_method_is_measured_and_trained(method: Method) -> None:
     original = TwoConvs().eval()
     small, _ = auto_decomposition(copy.deepcopy(original), config=config_of(method))

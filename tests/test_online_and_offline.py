@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _PRELUDE = """
 import sys
 import torch
@@ -82,6 +84,7 @@ def _run(program: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_offline_flow_equals_the_online_one_bit_for_bit_and_trains_alike(tmp_path: Path) -> None:
     online = _run(_DECOMPOSE_AND_TRAIN, tmp_path)
     offline = _run(_REBUILD_AND_TRAIN, tmp_path)

@@ -95,6 +95,7 @@ def test_the_python_of_the_readmes_runs(
     assert {"decompose_info.json", "config.json", "plan.pt"} <= {item.name for item in tmp_path.iterdir()}
 
 
+@pytest.mark.slow
 def test_the_shipped_example_runs_and_keeps_its_accuracy(tmp_path: Path) -> None:
     program = _ROOT / "examples" / "digits" / "decompose.py"
     command = [sys.executable, str(program), "--epochs", "1", "--output", str(tmp_path)]

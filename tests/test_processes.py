@@ -181,6 +181,7 @@ def one_dies(index: int) -> list[str]:
 # Tests of their results
 
 
+@pytest.mark.slow
 def test_the_layers_are_shared_out_and_every_process_has_the_same_model_as_one_alone(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     alone, changes = auto_decomposition(_net())

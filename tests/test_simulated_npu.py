@@ -25,10 +25,11 @@ def _run_on_simulated_npu(*arguments: str) -> dict[str, int]:
     return {end: int(count) for count, end in re.findall(r"(\d+) (passed|skipped|xfailed)", done.stdout)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(("-m", "npu", "tests/test_on_devices.py"), marks=pytest.mark.slow, id="as any device"),
+        pytest.param(("-m", "npu", "tests/test_on_devices.py"), id="as any device"),
         pytest.param(("tests/simulated",), id="as an NPU"),
     ],
 )

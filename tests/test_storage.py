@@ -66,6 +66,7 @@ _WRITERS: list[Callable[[Path], object]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", _WRITERS)
 def test_new_files_and_folders_have_the_mode_that_the_umask_says(
     write: Callable[[Path], object], umask: int, tmp_path: Path
@@ -76,6 +77,7 @@ def test_new_files_and_folders_have_the_mode_that_the_umask_says(
     assert _mode(path.parent) == 0o777 & ~umask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
 @pytest.mark.parametrize("write", _WRITERS)
 def test_a_file_that_is_replaced_passes_its_mode_on(write: Callable[[Path], object], mode: int, tmp_path: Path) -> None:
@@ -95,6 +97,7 @@ def test_all_files_of_a_new_checkpoint_have_the_mode_that_the_umask_says(
     assert _mode(tmp_path / "new") == 0o777 & ~umask
 
 
+@pytest.mark.slow
 def test_scripts_may_be_run_by_whoever_may_read_them(umask: int, tmp_path: Path) -> None:
     place = tmp_path / "deploy"
     export_ascend(conv(3, 4), torch.randn(1, 3, 8, 8), place, soc_versions=["Ascend910B3"])
@@ -181,6 +184,7 @@ print(step, left)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_what_a_killed_process_leaves_is_removed_by_the_next_one(tmp_path: Path) -> None:
     program = [sys.executable, "-c", _KILLED_AT_MANY_STEPS, str(tmp_path / "checkpoint")]
@@ -226,6 +230,7 @@ def writers() -> Iterator[Callable[[Path, str], subprocess.Popen[str]]]:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
 def test_a_draft_of_a_process_that_lives_stays_until_it_is_killed(
     writers: Callable[[Path, str], subprocess.Popen[str]], tmp_path: Path
@@ -244,6 +249,7 @@ def test_a_draft_of_a_process_that_lives_stays_until_it_is_killed(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
 def test_a_draft_for_another_file_or_of_another_host_stays(
     writers: Callable[[Path, str], subprocess.Popen[str]], tmp_path: Path
