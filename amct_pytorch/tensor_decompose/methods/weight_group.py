@@ -101,10 +101,6 @@ class WeightGroup:
         """Number of weights and biases of one layer after a split at these ranks."""
         return sum(stage.parameters for stage in self.stages(ranks))
 
-    def macs_at(self, ranks: Sequence[int]) -> int:
-        """Multiply-accumulates of all known calls of the layers after a split at these ranks."""
-        return self._macs(self.stages(ranks))
-
     def shortfall(self, ranks: Sequence[int]) -> str | None:
         """Why a split at these ranks is not wanted, in words; None where it gains something, or need not."""
         if not self.settings.require_gain:
@@ -113,7 +109,7 @@ class WeightGroup:
         before, after = self.spec.parameters, self.parameters_at(ranks)
         if after >= before:
             return f"{at} have {after:,} parameters, no fewer than {before:,}"
-        before, after = self._macs((self.spec,)), self.macs_at(ranks)
+        before, after = self._macs((self.spec,)), self._macs(self.stages(ranks))
         if before and after >= before:
             return f"{at} take {after:,} MACs, no fewer than {before:,}"
         return None
@@ -163,6 +159,7 @@ class WeightGroup:
         return Factors(tuple(ranks), tuple(weights), error)
 
     def _macs(self, stages: Sequence[LayerSpec]) -> int:
+        """Multiply-accumulates of these stages over all known calls of the layers."""
         return macs_over_calls(stages, self.calls)
 
     def _largest_wanted(self) -> tuple[int, ...]:
