@@ -15,6 +15,7 @@ from ._measure.benchmark_setting import Setting
 from ._measure.pairing import pairs_of
 from ._run.arguments import is_whole, setting_error
 from ._run.inputs import batch_size_of, checked_inputs
+from ._run.interrupts import left_whole
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes
 from ._run.progress import ProgressFunction, Steps, reporting
@@ -100,7 +101,7 @@ def benchmark(
     fallbacks: dict[str, None] = {}
     with reporting(progress, "benchmark") as report, untouched_generators([device]), torch.no_grad():
         steps = Steps(report, len(types) * len(sizes) * (1 + compiled) * (count + 1))
-        with chosen.prepared(device):
+        with left_whole(chosen.prepared(device)):
             for dtype, size in itertools.product(types, sizes):
                 setting = Setting(chosen, device, dtype, compiled, steps, fallbacks)
                 runs += benchmark_runs(size, original, decomposed, inputs, setting)
