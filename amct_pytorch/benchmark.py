@@ -41,7 +41,9 @@ def benchmark(
 
     The two are timed in 25 pairs of groups of calls, in alternating order; each group lasts some milliseconds and
     starts with a cold cache. The speed-up is the median of the 25 ratios, with a 99 % bootstrap confidence interval.
-    Pairing makes drift and interruptions of the machine affect both alike.
+    Pairing makes drift and interruptions of the machine affect both alike. Where the process got less than 0.8 of
+    the CPU time that it could use meanwhile, or a layer alone seems to take longer than the whole model, the speed-up
+    is unknown, and the report says why.
 
     Both run in eval mode without gradients, under the current precision settings of the process, which the report
     lists. A layer is timed on random values of the shapes that reach it; identical layers are timed once. Times do not

@@ -33,9 +33,10 @@ def interrupts_deferred() -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
-        if os.getpid() != process:
+        if os.getpid() == process:
+            pressed = True
+        else:
             handler(number, frame)
-        pressed = True
 
     try:
         try:
@@ -100,12 +101,11 @@ class Switch(Generic[Value]):
     def restore(self) -> None:
         """Set what was found at first; once more does no harm."""
         self._restore()
-        with contextlib.suppress(ValueError):  # it was restored before, or after a fork
-            _changed.remove(self._restore)
+        _forget(self._restore)
 
 
 def left_whole(context: AbstractContextManager[object]) -> AbstractContextManager[None]:
-    """A context whose end no Ctrl-C cuts in two.
+    """A context whose end no Ctrl-C cuts in two, and which ends in a child that is forked meanwhile.
 
     Parameters
     ----------
@@ -118,12 +118,14 @@ def left_whole(context: AbstractContextManager[object]) -> AbstractContextManage
         nonlocal entered
         context.__enter__()
         entered = True
+        _changed.append(restore)
 
     def restore() -> None:
         nonlocal entered
         if entered:
             context.__exit__(None, None, None)
             entered = False
+        _forget(restore)
 
     return restored_after(change, restore)
 
@@ -133,9 +135,15 @@ def _to_the_end(function: Callable[[], object]) -> None:
     function()
 
 
+def _forget(restore: Callable[[], object]) -> None:
+    with contextlib.suppress(ValueError):  # it was restored before, or after a fork
+        _changed.remove(restore)
+
+
 def _give_back_in_child() -> None:
     while _changed:
-        _changed.pop()()
+        with contextlib.suppress(Exception):  # settings of a device that a forked child cannot use
+            _changed.pop()()
 
 
 if hasattr(os, "register_at_fork"):
