@@ -21,7 +21,7 @@ from pathlib import Path
 
 LEAST_SHARE = 0.8
 """Below it, times are not to be trusted: they may be more than 1 / 0.8 = 1.25 times too long, as much as a speed-up
-that matters. A quiet machine gives 0.95 and more, so it leaves room for the usual interruptions; one other program
+that matters. A quiet machine gives 0.9 and more, so it leaves room for the usual interruptions; one other program
 that computes on the same core leaves 0.5."""
 
 # The folder that Linux shows its counters in.
