@@ -33,6 +33,9 @@ def export_onnx(
     The model is exported in eval mode, with weights and inputs converted to float32. The file is put into place only
     when it is complete: after an error or an interrupt, a file that existed before is unchanged.
 
+    Where torch.export cannot follow the model, and all sizes are fixed, TorchScript, torch's older exporter, records
+    one run of it, unless its code decides anything by the values of the inputs. The report says which one it was.
+
     Parameters
     ----------
     model
@@ -71,8 +74,8 @@ def export_onnx(
     DeviceError
         The model cannot be copied to the host.
     ExportError
-        ONNX has no operator for something that the model does (the message names operator and layer), or onnxruntime
-        cannot run the file.
+        ONNX has no operator for something that the model does (the message names operator and layer), neither exporter
+        can follow it, or onnxruntime cannot run the file.
     ExportAccessError
         The file cannot be written.
     """

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch.ascend import export_ascend
 from amct_pytorch.errors import (
     AmctError,
     ConfigError,
@@ -175,6 +177,124 @@ def test_the_report_prints_and_is_saved(tmp_path: Path) -> None:
     assert saved["inputs"] == [{"name": "x", "dtype": "tensor(float)", "shape": [2, 3, 16, 16]}]
 
 
+class _ShapedByTensors(nn.Module):
+    """A flatten as onnx2torch makes it of Shape, Concat and Reshape: the new shape is computed in tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rest", torch.tensor([-1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = torch.cat([torch.tensor(x.shape[:1]), self.rest])
+        return x.reshape(shape.tolist()) if shape.numpy()[-1] < 0 else x
+
+
+def _shaped_by_tensors() -> nn.Module:
+    return nn.Sequential(_decomposed(), _ShapedByTensors(), nn.Dropout(0.9)).train()
+
+
+def test_what_torch_export_cannot_follow_is_exported_by_torchscript(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    net = _shaped_by_tensors()
+    check, state = snapshot(net), torch.get_rng_state()
+    report = export_onnx(net, image(), tmp_path / "net.onnx")
+    check()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert report.ok
+    assert (report.exporter, report.opset) == ("TorchScript", 18)
+    assert "made by TorchScript" in report.text(width=400)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert "".join(capfd.readouterr()) == ""
+    assert [str(warning.message) for warning in recwarn] == []
+    file = onnx.load(tmp_path / "net.onnx")
+    assert [(item.domain, item.version) for item in file.opset_import] == [("", 18)]
+    assert [item.name for item in report.inputs] == ["input"]  # as torch.nn.Sequential names it
+    with torch.no_grad():
+        assert _relative(_run(tmp_path / "net.onnx", image())[0], net.eval()(image())) < 1e-4
+
+
+def test_torchscript_takes_keywords_nested_inputs_and_numbers_too(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def forward(self, pair: dict[str, Any], scale: float, *more: Tensor) -> dict[str, Any]:
+            return {"sum": _ShapedByTensors()(pair["a"] + pair["b"][0]) * scale, "none": None, "more": list(more)}
+
+    report = export_onnx(Net(), ({"a": image(), "b": [image()]}, 2.0, image()), tmp_path / "net.onnx")
+    assert report.ok
+    assert report.exporter == "TorchScript"
+    assert [item.name for item in report.inputs] == ["pair_a", "pair_b_0", "more_0"]
+    assert len(report.outputs) == 2
+
+
+def test_the_files_for_ascend_can_be_made_by_torchscript(tmp_path: Path) -> None:
+    report = export_ascend(_shaped_by_tensors(), image(), tmp_path / "deploy", soc_versions=["Ascend910B3"])
+    assert report.model.exporter == "TorchScript"
+    assert "--input_shape" in (tmp_path / "deploy" / "atc_Ascend910B3.sh").read_text()
+
+
+def test_torchscript_is_not_used_for_dynamic_sizes_as_it_records_one_run(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="older exporter: it records one run, .* leave out dynamic_batch"):
+        export_onnx(_shaped_by_tensors(), image(), tmp_path / "net.onnx", dynamic_batch=[2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_that_torchscript_leaves_out_is_named(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor, unused: Tensor) -> Tensor:
+            return _ShapedByTensors()(x)
+
+    with pytest.raises(ExportError, match=r"takes 1 of the 2 input tensors \(x\): leave out those"):
+        export_onnx(Net(), (image(), image()), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Decides(nn.Module):
+    """Computes one thing or another: a trace would record one of them."""
+
+    def __init__(self, reads: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.reads(x) else -x
+
+
+@torch.jit.script
+def _total(x: Tensor) -> Tensor:
+    return x.sum()
+
+
+def _by_numpy(x: Tensor) -> bool:
+    return bool(x.mean().numpy() > 0)
+
+
+def _by_what_was_written(x: Tensor) -> bool:
+    totals = torch.zeros(3)
+    totals[1:].copy_(x.flatten()[:2])
+    return totals.max().item() > 0
+
+
+@pytest.mark.parametrize(
+    ("reads", "function"),
+    [
+        (lambda x: x.sum() > 0, "__bool__"),
+        (lambda x: _total(x) > 0, "__bool__"),
+        (lambda x: torch.equal(x, x.abs()), "equal"),
+        (lambda x: 0 in x, "__contains__"),
+        (_by_numpy, "numpy"),
+        (_by_what_was_written, "item"),
+    ],
+)
+def test_what_a_trace_would_record_for_one_input_only_is_refused(
+    reads: Callable[[Tensor], object], function: str, tmp_path: Path
+) -> None:
+    net = _shaped_by_tensors()
+    net[2] = _Decides(reads)
+    with pytest.raises(ExportError, match=rf"layer '2' reads values that depend .* \(Tensor\.{function}\)"):
+        export_onnx(net, image(), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 class _Bessel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.special.bessel_j0(x)
@@ -196,6 +316,12 @@ def test_what_onnx_does_not_have_is_named_with_its_layer(part: nn.Module, reason
         export_onnx(net, image(), tmp_path / "made" / "net.onnx")
     check()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_error_gives_the_reasons_of_both_exporters_in_short(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="No ONNX function found for .*TorchScript.*special_bessel_j0") as caught:
+        export_onnx(_Bessel(), image(), tmp_path / "net.onnx")
+    assert len(str(caught.value)) < 1000
 
 
 def _scripted() -> nn.Module:

@@ -289,10 +289,11 @@ def test_the_plan_of_a_model_without_convs_says_so() -> None:
     [
         lambda model: torch.export.export(model, (image(1, 64, 8, 8),)).module(),
         lambda model: torch.export.export(model, (image(1, 64, 8, 8),)).run_decompositions().module(),
+        lambda model: torch.export.unflatten(torch.export.export(model, (image(1, 64, 8, 8),))),
         lambda model: make_fx(model)(image(1, 64, 8, 8)),
         lambda model: nn.Sequential(fx.symbolic_trace(_Functional())),
     ],
-    ids=["export", "core export", "make_fx", "symbolic trace"],
+    ids=["export", "core export", "unflattened export", "make_fx", "symbolic trace"],
 )
 def test_of_convolutions_that_a_recorded_graph_calls_as_functions_a_plan_says_what_to_do(
     record: Callable[[nn.Module], nn.Module],

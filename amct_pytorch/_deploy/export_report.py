@@ -75,6 +75,9 @@ class ExportReport(JsonReport):
         An `ExportCheck` for each set of input shapes that was run.
     versions
         Version of torch and of each package used, by name.
+    exporter
+        Which of torch's exporters made the file: "torch.export", or "TorchScript" where that failed. The latter names
+        the weights as in the state dict, with "model." in front.
     """
 
     json_format: ClassVar[str] = "amct_pytorch.export"
@@ -86,6 +89,7 @@ class ExportReport(JsonReport):
     outputs: tuple[TensorInfo, ...]
     checks: tuple[ExportCheck, ...]
     versions: dict[str, str]
+    exporter: str
 
     @property
     def ok(self) -> bool:
@@ -106,7 +110,10 @@ class ExportReport(JsonReport):
         )
         return [
             Table(
-                f"{self.path}: opset {self.opset}, {in_gib(self.size)}, {settings_line(self.versions)}", _COLUMNS, rows
+                f"{self.path}: opset {self.opset}, {in_gib(self.size)}, made by {self.exporter}, "
+                f"{settings_line(self.versions)}",
+                _COLUMNS,
+                rows,
             )
         ]
 

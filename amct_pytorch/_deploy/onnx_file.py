@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import inspect
-import logging
 import math
 import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._report.units import ratio_of
 from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model, tensors_of
-from .._run.interrupts import left_whole
 from .._run.isolation import untouched_generators
 from .._run.placement import placed_inputs, placed_model
 from .._run.tensors import map_tensors
 from ..backend import get_backend
 from ..errors import ExportError, MissingExtra, ModelError
-from .dynamic_sizes import Dynamic, at_all_sizes, open_axes
+from .dynamic_sizes import Dynamic, at_all_sizes
 from .export_report import ExportCheck, ExportReport, TensorInfo
+from .exporters import export_to_file, first_lines, output_tensors
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra "export"
 _CPU = torch.device("cpu")
@@ -94,9 +89,7 @@ def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
         The model fails on the inputs.
     """
     with torch.no_grad(), untouched_generators([]):
-        outputs = run_model(model, inputs, "inputs")
-    # A ModelOutput is a mapping, but not necessarily registered as a pytree node.
-    return tensors_of(dict(outputs) if isinstance(outputs, dict) else outputs)
+        return output_tensors(run_model(model, inputs, "inputs"))
 
 
 def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, opset: int = 18) -> ExportReport:
@@ -118,23 +111,16 @@ def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, o
     InputsError
         The model fails on the inputs.
     ExportError
-        The exporter fails, the file would be larger than 2 GiB, or onnxruntime cannot run it.
+        Both of torch's exporters fail, the file would be larger than 2 GiB, or onnxruntime cannot run it.
     OSError
         The file cannot be written.
     """
     outputs_of(model, inputs)
     # torch.export treats a size of 1 as a constant.
     example = resized(inputs, 2) if dynamic.batches and batch_size_of(inputs) == 1 else inputs
-    program = _program(model, example, dynamic, opset)
-    try:
-        program.save(file, external_data=False)
-    except OSError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"the ONNX file cannot be written ({_first_lines(error)}): one file holds 2 GiB at most"
-        ) from error
+    exporter = export_to_file(model, example, file, dynamic, opset)
     session = _session(file)
+    _check_inputs(session, inputs)
     return ExportReport(
         path=os.fspath(file),
         opset=opset,
@@ -143,84 +129,8 @@ def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, o
         outputs=tuple(TensorInfo(item.name, item.type, tuple(item.shape)) for item in session.get_outputs()),
         checks=tuple(_check(model, session, sized) for sized in at_all_sizes(inputs, dynamic)),
         versions=_versions(),
+        exporter=exporter,
     )
-
-
-def _program(model: nn.Module, inputs: Any, dynamic: Dynamic, opset: int) -> torch.onnx.ONNXProgram:
-    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
-    args = (args,) if isinstance(args, Tensor) else tuple(args)
-    arguments = inspect.signature(model.forward).bind(*args, **kwargs).arguments
-    if args and isinstance(args[-1], dict):
-        args += ({},)  # torch.onnx takes a dict in last place for the keyword arguments
-    try:
-        with left_whole(_quiet()), torch.no_grad(), untouched_generators([]):
-            program = torch.onnx.export(
-                model,
-                args,
-                kwargs=kwargs,
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=open_axes(inputs, arguments, dynamic),
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:
-        layer = _layer_of(error, model)
-        where = f" in layer {layer!r}" if layer else ""
-        raise ExportError(
-            f"the model cannot be exported to ONNX{where}: {_first_lines(_root(error))}. "
-            "Replace what cannot be exported, or export the model without that layer"
-        ) from error
-    program = cast(torch.onnx.ONNXProgram, program)
-    made = program.model.opset_imports.get("")
-    if made != opset:
-        raise ExportError(f"torch {torch.__version__} exported at opset {made}, not at {opset}: ask for opset=18")
-    return program
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's messages about missing optional packages, and its own deprecation warnings."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _layer_of(error: BaseException, model: nn.Module) -> str | None:
-    """Name of the layer at which the exporter failed: the last that was running, or that of the graph node."""
-    names = {module: name for name, module in model.named_modules()}
-    layer = None
-    step: BaseException | None = error
-    while step is not None:
-        trace = step.__traceback__
-        while trace is not None:
-            values = trace.tb_frame.f_locals
-            node, running = values.get("node"), values.get("self")
-            if isinstance(node, torch.fx.Node) and (stack := node.meta.get("nn_module_stack")):
-                layer = list(stack.values())[-1][0]
-            elif isinstance(running, nn.Module) and running in names:
-                layer = names[running]
-            trace = trace.tb_next
-        step = step.__cause__
-    return layer or None
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _first_lines(error: BaseException) -> str:
-    """The first paragraph of a message, in one line."""
-    paragraph = " ".join(str(error).strip().partition("\n\n")[0].split())
-    return (paragraph or type(error).__name__).rstrip(".")
 
 
 def _session(file: Path) -> Any:
@@ -232,7 +142,17 @@ def _session(file: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ExportError(f"onnxruntime does not load what was exported: {_first_lines(error)}") from error
+        raise ExportError(f"onnxruntime does not load what was exported: {first_lines(error)}") from error
+
+
+def _check_inputs(session: Any, inputs: Any) -> None:
+    """Check that the file takes every input tensor: TorchScript leaves out those that it does not use."""
+    names = [item.name for item in session.get_inputs()]
+    if len(names) != (given := len(tensors_of(inputs))):
+        raise ExportError(
+            f"the file takes {len(names)} of the {given} input tensors ({', '.join(names)}): leave out those that no "
+            "output depends on"
+        )
 
 
 def _check(model: nn.Module, session: Any, inputs: Any) -> ExportCheck:
@@ -245,7 +165,7 @@ def _check(model: nn.Module, session: Any, inputs: Any) -> ExportCheck:
         pairs = list(zip(map(torch.from_numpy, found), expected, strict=True))
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise ExportError(f"onnxruntime fails on inputs of {shapes}: {_first_lines(error)}") from error
+        raise ExportError(f"onnxruntime fails on inputs of {shapes}: {first_lines(error)}") from error
     differences = [(output.double() - reference.double()).abs() for output, reference in pairs]
     every = torch.cat([difference.flatten() for difference in differences])
     relative = (

@@ -133,7 +133,7 @@ class Survey:
             return ""
         for module in self.model.modules():
             if _calls_a_convolution(module):
-                if isinstance(module, fx.GraphModule):
+                if isinstance(getattr(module, "graph", None), fx.Graph):
                     return "its convolutions are called as functions: decompose before exporting or tracing"
                 return (
                     f"convolutions are called as functions in {type(module).__qualname__}: "
@@ -192,7 +192,11 @@ def _without_hidden_weights(model: nn.Module, layers: Sequence[Layer]) -> tuple[
 
 
 def _calls_a_convolution(module: nn.Module) -> bool:
-    """Whether a method of a module, or the code made from its graph, names torch's function for a 2-D convolution."""
+    """Whether a method of a module, or its graph, calls torch's function for a 2-D convolution."""
+    graph = getattr(module, "graph", None)
+    if isinstance(graph, fx.Graph):
+        called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
+        return any("conv2d" in name or "convolution" in name for name in called)
     functions = [item for kind in type(module).__mro__ for item in vars(kind).values()]
     names = {name for item in functions if isinstance(item, FunctionType) for name in item.__code__.co_names}
     return not names.isdisjoint(("conv2d", "convolution"))
