@@ -359,6 +359,11 @@ class _ReadsInAComprehension(_WithTwoLayers):
         return torch.cat([part @ self.proj.weight.T for part in x.split(1)])
 
 
+class _ReadsInItsBase(_ReadsInForward):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
 class _ReadsAndRunsIt(_WithTwoLayers):
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x) + self.proj.weight.norm()
@@ -386,7 +391,7 @@ class _ReadsThroughAMethodOfAnother(nn.Module):
     "kind",
     [
         *(_ReadsInForward, _ReadsInAMethod, _ReadsInAProperty, _ReadsInAComprehension, _ReadsAndRunsIt),
-        _ReadsThroughAMethodOfAnother,
+        *(_ReadsInItsBase, _ReadsThroughAMethodOfAnother),
     ],
 )
 def test_a_linear_layer_whose_weight_the_forward_pass_reads_is_kept(kind: type[nn.Module]) -> None:

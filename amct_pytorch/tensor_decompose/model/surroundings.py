@@ -24,6 +24,8 @@ _MERGING = (
     *("reparameterize", "reparametrize", "reparameterise", "reparam", "rep_params", "merge_kernel", "fuse_reparam"),
     *("structural_reparam", "fuse_repvgg_block", "repvgg_convert", "merge_dilated_branches"),
 )
+# What stands behind a convolution in a branch, by dimensions of its weight.
+_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 def kept_for_their_surroundings(names: Mapping[nn.Module, Sequence[str]]) -> dict[nn.Module, str]:
@@ -85,10 +87,11 @@ def _merging_method(module: nn.Module) -> str | None:
     if any(_is_called_alone(getattr(type(other), name, None)) for other in inner for name in _MERGING):
         return None  # a model of such blocks, not a block
     shapes = [_shape(layer._parameters.get("weight")) for layer in _convolutions(module)]
-    channels = [shape[:2] for shape in shapes if shape is not None]
+    channels = [(len(shape), *shape[:2]) for shape in shapes if shape is not None]
+    norms = tuple({_NORMS[dimensions] for dimensions, *_ in channels})
     # A merged block has neither: one convolution, and those of a gate perhaps, which go there and back.
-    normalised = any(isinstance(other, nn.modules.batchnorm._BatchNorm) for other in inner)
-    return method if normalised or len(set(channels)) < len(channels) else None
+    to_merge = any(isinstance(other, norms) for other in inner) or len(set(channels)) < len(channels)
+    return method if to_merge else None
 
 
 def _is_called_alone(method: object) -> bool:

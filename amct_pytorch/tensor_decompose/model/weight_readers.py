@@ -48,10 +48,7 @@ class WeightReaders:
         seen = set(queue)
         while queue:
             owner, method = queue.popleft()
-            function = _function(type(owner), method)
-            if function is None:
-                continue
-            for path in self._paths_in(function):
+            for path in (path for function in _functions(type(owner), method) for path in self._paths_in(function)):
                 holder, rest = _followed(owner, path)
                 if isinstance(holder, KINDS):
                     if holder is not module and rest[:1] == ("weight",) and not _NO_VALUES.intersection(rest[1:2]):
@@ -78,14 +75,16 @@ def _followed(module: nn.Module, path: Path) -> tuple[nn.Module, Path]:
     return module, ()
 
 
-def _function(kind: type[nn.Module], name: str) -> FunctionType | None:
-    """The function behind a method or a property of a class, where it is not one that every module has."""
-    found = inspect.getattr_static(kind, name, None)
-    if found is inspect.getattr_static(nn.Module, name, None):
-        return None
-    function = found.fget if isinstance(found, property) else found
-    function = inspect.unwrap(function) if callable(function) else function
-    return function if isinstance(function, FunctionType) else None
+def _functions(kind: type[nn.Module], name: str) -> Iterator[FunctionType]:
+    """The functions behind a method or a property of a class: its own, and that of its base where it calls that."""
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        found = vars(base).get(name)
+        function = found.fget if isinstance(found, property) else found
+        function = inspect.unwrap(function) if callable(function) else function
+        if isinstance(function, FunctionType):
+            yield function
+            if "super" not in function.__code__.co_names:
+                return
 
 
 def _paths(code: CodeType, own: str) -> Iterator[Path]:
