@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..._run.tensors import widened
 from ..config import DecompositionConfig
-from ..model.chain import Split
 from ..model.compose import error_of_chain
 from ..model.eligibility import host_weight
 from ..model.layers import Layer
-from ..model.spec import LayerSpec, macs_over_calls
+from ..model.spec import LayerModule, LayerSpec, macs_over_calls
+from ..model.split import Split
 from ..ranks.choose import RankRequest
 from ..ranks.spectrum import Spectrum
 from . import get_method
@@ -65,9 +65,9 @@ class WeightGroup:
         return cast(LayerSpec, self.layers[0].spec)
 
     @property
-    def modules(self) -> tuple[nn.Conv2d, ...]:
+    def modules(self) -> tuple[LayerModule, ...]:
         """The layers themselves."""
-        return tuple(cast(nn.Conv2d, layer.module) for layer in self.layers)
+        return tuple(cast(LayerModule, layer.module) for layer in self.layers)
 
     @property
     def name(self) -> str:

@@ -27,10 +27,11 @@ from ..methods.factoring import Factoring
 from ..methods.weight_group import Factors, WeightGroup
 from ..model.eligibility import host_weight
 from ..model.layers import Layer, Survey
-from ..model.spec import LayerSpec, macs_over_calls
+from ..model.spec import KINDS, LayerModule, LayerSpec, macs_over_calls
 from ..ranks.choose import Choice
 from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
+from .listed import axes_in_use, is_listed
 from .plan import DecompositionPlan
 
 Shapes = Sequence[Sequence[int]]
@@ -72,8 +73,10 @@ def make_plan(
         A rank is not possible for its layer.
     """
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
+    verdicts = [(layer, verdict) for layer, verdict in verdicts if is_listed(layer, config)]
     _check_weights(_groups_of(verdicts, {}))
-    shapes = _shapes(found, example_inputs)
+    listed = [layer for layer, _ in verdicts]
+    shapes = _shapes(found.model, listed, example_inputs)
     # Those of all processes: they must come to the same verdicts.
     calls = _pooled(processes.gather(shapes))
     verdicts = _agree_on_shared(_without_idle(verdicts, calls))
@@ -96,11 +99,12 @@ def make_plan(
                 }
             else:
                 plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
-    layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in found.layers)
+    layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in listed)
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
     together = processes.size > 1
-    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, found.why_empty)
+    why_empty = "" if layers else found.without_layers(axes_in_use(config))
+    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, why_empty)
 
 
 def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -111,7 +115,7 @@ def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig |
     if isinstance(settings, str):
         return settings
     method, spec = get_method(settings.method), cast(LayerSpec, layer.spec)
-    unadvised = method.impossible(spec) or (method.unadvised(spec) if settings.rule == "amct" else None)
+    unadvised = method.why_not(spec) or (method.unadvised(spec) if settings.rule == "amct" else None)
     return unadvised or settings
 
 
@@ -122,7 +126,7 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     """Layers that share one weight are all decomposed alike, or all kept."""
     sharing: dict[int, Verdicts] = defaultdict(list)
     for layer, verdict in verdicts:
-        if isinstance(layer.module, nn.Conv2d):
+        if isinstance(layer.module, KINDS):
             sharing[id(layer.module._parameters.get("weight"))].append((layer, verdict))
 
     def agreed(layer: Layer, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
@@ -202,12 +206,12 @@ def _check_same_everywhere(groups: Sequence[WeightGroup], processes: ProcessGrou
                 )
 
 
-def _shapes(found: Survey, example_inputs: object) -> dict[tuple[str, ...], Shapes]:
+def _shapes(model: nn.Module, layers: Sequence[Layer], example_inputs: object) -> dict[tuple[str, ...], Shapes]:
     """The shapes of the inputs that reach each layer in a run on the example inputs; none without them."""
     if example_inputs is None:
         return {}
-    layers = [layer for layer in found.layers if layer.spec is not None]
-    shapes = input_shapes(found.model, [layer.module for layer in layers], example_inputs)
+    layers = [layer for layer in layers if layer.spec is not None]
+    shapes = input_shapes(model, [layer.module for layer in layers], example_inputs)
     return {layer.names: seen for layer, seen in zip(layers, shapes, strict=True)}
 
 
@@ -262,7 +266,7 @@ def _calibrated_plans_of(
 def _planned(
     layer: Layer, group: WeightGroup, choice: Choice, factors: Factors | None, bias: Tensor | None = None
 ) -> LayerPlan:
-    spec, module = cast(LayerSpec, layer.spec), cast(nn.Conv2d, layer.module)
+    spec, module = cast(LayerSpec, layer.spec), cast(LayerModule, layer.module)
     plan = LayerPlan(
         names=layer.names,
         spec=spec,

@@ -1,0 +1,19 @@
+"""Which layers of a model a plan speaks of: those of the kinds that the methods in use are for, and what rules name."""
+
+from __future__ import annotations
+
+from ..config import DecompositionConfig
+from ..methods import get_method
+from ..model.layers import Layer
+
+
+def is_listed(layer: Layer, config: DecompositionConfig) -> bool:
+    """Whether a plan speaks of a layer: the method that it would be split by is for its kind, or a rule names it."""
+    if layer.axes is not None and layer.axes in get_method(config.method_for(layer.names)).axes:
+        return True
+    return any(name in config.layers for name in layer.names)
+
+
+def axes_in_use(config: DecompositionConfig) -> set[int]:
+    """Numbers of spatial axes of the layers that the methods of a config are for."""
+    return {axes for method in config.methods for axes in get_method(method).axes}
