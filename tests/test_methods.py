@@ -29,7 +29,9 @@ from amct_pytorch.tensor_decompose import (
     plan_decomposition,
 )
 from amct_pytorch.tensor_decompose.methods import Method, method_names, register_method
+from amct_pytorch.tensor_decompose.methods.channel import Channel
 from amct_pytorch.tensor_decompose.methods.separable import Separable
+from amct_pytorch.tensor_decompose.methods.tucker2 import Tucker2
 from amct_pytorch.tensor_decompose.model.spec import LayerSpec
 from amct_pytorch.tensor_decompose.ranks.spectrum import Spectrum
 from amct_pytorch.validate import validate
@@ -40,6 +42,14 @@ from .split_methods import METHODS, ChannelSplit, GroupedSplit, TwoRankSplit
 
 class TestSeparable(MethodConformance):
     method = Separable
+
+
+class TestChannel(MethodConformance):
+    method = Channel
+
+
+class TestTucker2(MethodConformance):
+    method = Tucker2
 
 
 class TestChannelSplit(MethodConformance):
