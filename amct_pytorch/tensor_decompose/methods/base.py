@@ -30,6 +30,12 @@ class Method(abc.ABC):
     stage_names: ClassVar[tuple[str, ...]] = ("first", "last")
     """What its stages are called in the information file, in order."""
 
+    axes: ClassVar[tuple[int, ...]] = (2,)
+    """How many spatial axes the layers have that it is for: 0 for Linear, 1 to 3 for Conv1d to Conv3d.
+
+    Layers of other kinds are in none of its plans. Of these, `impossible` says which it cannot split.
+    """
+
     @abc.abstractmethod
     def impossible(self, layer: LayerSpec) -> str | None:
         """Why no split of this geometry computes what the layer does, in words; None where one does."""

@@ -18,7 +18,7 @@ GROUP = "amct_pytorch.methods"
 """The entry-point group of methods. An entry point is named as its method, and leads to its class."""
 
 OURS: tuple[Method, ...] = (Separable(), Channel(), Tucker2())
-"""Ours, in the order in which `AUTO` tries them."""
+"""Ours, in the order in which `AUTO` compares them."""
 
 _METHODS: dict[str, Method] = {method.name: method for method in OURS}
 
@@ -56,6 +56,14 @@ def get_method(name: str) -> Method:
         (point,) = points.values()
         _METHODS.setdefault(name, _loaded(point))
     return _METHODS[name]
+
+
+def methods_named(name: str) -> tuple[Method, ...]:
+    """The method of this name, or for `AUTO` ours, in their order.
+
+    Others are not among these, so that what is installed on a machine does not change what is chosen there.
+    """
+    return OURS if name == AUTO else (get_method(name),)
 
 
 def register_method(method: Method) -> None:

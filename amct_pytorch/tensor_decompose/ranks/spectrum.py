@@ -30,12 +30,18 @@ class MatricisedKernel:
         min(in_channels, out_channels).
     multiple
         Ranks are rounded to multiples of this.
+    position
+        Which of the ranks of the split is wanted, from 0 on.
+    full_ranks
+        The largest possible of all its ranks.
     """
 
     rows: int
     columns: int
     channels: int
     multiple: int
+    position: int
+    full_ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
