@@ -148,6 +148,9 @@ def _iterated_by_tensorly(tensor: Tensor, start: list[Tensor], threads: int) -> 
     torch.set_num_threads(threads)
     tensorly.set_backend("pytorch", local_threadsafe=True)
     with torch.no_grad():
-        ranks = [factor.shape[1] for factor in start]
-        (core, factors), _ = partial_tucker(tensor, ranks, modes=[0, 1], init=(_projected(tensor, start), start))
-    return core, factors
+        core = _projected(tensor, start)
+        # Its modes must be in ascending order, and the last factor comes first, as for a weight as it is.
+        (core, (last, first)), _ = partial_tucker(
+            tensor.transpose(0, 1), [*core.shape[1::-1]], modes=[0, 1], init=(core.transpose(0, 1), start[::-1])
+        )
+    return core.transpose(0, 1), [first, last]
