@@ -45,7 +45,7 @@ def get_method(name: str) -> Method:
         points = {point.value: point for point in entry_points(group=GROUP) if point.name == name}
         if not points:
             names = method_names()
-            close = difflib.get_close_matches(name, names, n=1)
+            close = difflib.get_close_matches(name, [*names, *([AUTO] if name != AUTO else [])], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, names))}"
             raise ConfigError(f"method: no decomposition method is named {name!r}; {hint}")
         if len(points) > 1:
