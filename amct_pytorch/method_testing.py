@@ -35,6 +35,7 @@ from .tensor_decompose import (
 )
 from .tensor_decompose.methods import Method, register_method
 from .tensor_decompose.model.compose import composed_weight, relative_error
+from .tensor_decompose.model.layers import survey
 from .tensor_decompose.model.spec import LayerSpec, macs_of
 from .tensor_decompose.ranks.policies import RatioRank
 from .tensor_decompose.ranks.spectrum import Spectrum
@@ -57,6 +58,7 @@ GEOMETRIES: tuple[LayerSpec, ...] = (
     LayerSpec(2, 20, (3, 3), bias=True),
     LayerSpec(20, 2, (3, 3), padding=(1, 1)),
     LayerSpec(4, 6, (1, 1), bias=True),
+    LayerSpec(4, 6, (1, 1), stride=(2, 2)),
     LayerSpec(4, 6, (1, 3), padding=(0, 1)),
     LayerSpec(4, 6, (3, 3), padding=(1, 1), groups=2, bias=True),
     LayerSpec(6, 6, (3, 3), groups=6),
@@ -64,8 +66,13 @@ GEOMETRIES: tuple[LayerSpec, ...] = (
     LayerSpec(6, 4),
     LayerSpec(4, 6, (3,), padding=(1,), bias=True),
     LayerSpec(4, 6, (3,), stride=(2,), dilation=(2,)),
+    LayerSpec(6, 4, (4,), padding="same", padding_mode="circular"),
+    LayerSpec(4, 6, (1,)),
     LayerSpec(3, 4, (3, 3, 3), padding=(1, 1, 1), bias=True),
     LayerSpec(4, 3, (2, 3, 3), stride=(1, 2, 1)),
+    LayerSpec(3, 4, (3, 3, 2), padding="same", dilation=(1, 2, 1)),
+    LayerSpec(4, 3, (1, 3, 3), padding=(0, 1, 1), padding_mode="replicate", bias=True),
+    LayerSpec(4, 4, (3, 1, 1), stride=(3, 1, 1)),
 )
 """Both orders of channels, strides, paddings and their modes, dilation, odd and even kernels, groups, every kind."""
 
@@ -85,7 +92,8 @@ class MethodConformance:
     method
         The class of the method, or a function that makes one.
     geometries
-        The layers that it is tried on; those that it calls impossible are left out.
+        The layers that it is tried on; those that are not for it, by its ``axes``, or that it calls impossible are left
+        out.
     """
 
     method: ClassVar[Callable[[], Method]]
@@ -260,7 +268,7 @@ class MethodConformance:
 
     def test_a_model_is_rebuilt_bit_for_bit(self) -> None:
         """Decomposed, written to a file, rebuilt and loaded, a model computes the same to the last bit."""
-        for layer in self._convolutions():
+        for layer in self._found_in_models():
             model = _model(layer)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "info.json"
@@ -274,7 +282,7 @@ class MethodConformance:
 
     def test_calibration_keeps_more_than_the_plain_split(self) -> None:
         """In every mode the fitted factors are finite, and their responses on the data no worse than the plain ones."""
-        for layer, mode in itertools.product(self._convolutions(), _MODES):
+        for layer, mode in itertools.product(self._found_in_models(), _MODES):
             model, inputs = _model(layer), 3 * _inputs(layer, items=8) + 1
             plain, _ = plan_decomposition(model, self._config()).apply(copy.deepcopy(model))
             calibration = Calibration([inputs], mode=mode)  # type: ignore[arg-type]  # one of the three
@@ -294,13 +302,13 @@ class MethodConformance:
 
     def _accepted(self) -> list[LayerSpec]:
         method = self._made()
-        return [layer for layer in self.geometries if method.impossible(layer) is None]
+        return [layer for layer in self.geometries if layer.axes in method.axes and method.impossible(layer) is None]
 
-    def _convolutions(self) -> list[LayerSpec]:
-        """The Conv2d among the accepted, which models are decomposed at."""
-        layers = [layer for layer in self._accepted() if layer.axes == 2]
+    def _found_in_models(self) -> list[LayerSpec]:
+        """Those of the accepted layers that are found, and so decomposed, in models."""
+        layers = [layer for layer in self._accepted() if survey(_model(layer)).layers]
         if not layers:
-            raise unittest.SkipTest(f"{self._made().name} accepts no Conv2d, which alone are decomposed in models")
+            raise unittest.SkipTest(f"{self._made().name} accepts no layer of a kind that is decomposed in models")
         register_method(self._made())
         return layers
 
