@@ -56,6 +56,7 @@ GEOMETRIES: tuple[LayerSpec, ...] = (
     LayerSpec(2, 20, (3, 3), bias=True),
     LayerSpec(20, 2, (3, 3), padding=(1, 1)),
     LayerSpec(4, 6, (1, 1), bias=True),
+    LayerSpec(4, 6, (1, 1), stride=(2, 2)),
     LayerSpec(4, 6, (1, 3), padding=(0, 1)),
     LayerSpec(4, 6, (3, 3), padding=(1, 1), groups=2, bias=True),
     LayerSpec(6, 6, (3, 3), groups=6),
@@ -63,8 +64,13 @@ GEOMETRIES: tuple[LayerSpec, ...] = (
     LayerSpec(6, 4),
     LayerSpec(4, 6, (3,), padding=(1,), bias=True),
     LayerSpec(4, 6, (3,), stride=(2,), dilation=(2,)),
+    LayerSpec(6, 4, (4,), padding="same", padding_mode="circular"),
+    LayerSpec(4, 6, (1,)),
     LayerSpec(3, 4, (3, 3, 3), padding=(1, 1, 1), bias=True),
     LayerSpec(4, 3, (2, 3, 3), stride=(1, 2, 1)),
+    LayerSpec(3, 4, (3, 3, 2), padding="same", dilation=(1, 2, 1)),
+    LayerSpec(4, 3, (1, 3, 3), padding=(0, 1, 1), padding_mode="replicate", bias=True),
+    LayerSpec(4, 4, (3, 1, 1), stride=(3, 1, 1)),
 )
 """Both orders of channels, strides, paddings and their modes, dilation, odd and even kernels, groups, every kind."""
 

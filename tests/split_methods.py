@@ -235,6 +235,3 @@ def _in_first(weight: Tensor, metric: Tensor | None) -> Tensor:
 
 def _smaller_first(matrix: Tensor) -> Tensor:
     return matrix if len(matrix) <= matrix.shape[1] else matrix.T.contiguous()
-
-
-METHODS = (ChannelSplit, TwoRankSplit, GroupedSplit)

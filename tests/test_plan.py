@@ -281,7 +281,7 @@ def test_a_rank_above_the_full_one_names_the_layer() -> None:
 
 
 def test_the_plan_of_a_model_without_convs_says_so() -> None:
-    assert str(plan_decomposition(nn.Linear(2, 2))) == "The model has no Conv2d."
+    assert str(plan_decomposition(nn.Linear(2, 2))) == "The model has no Conv2d or Conv3d."
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ class DecompositionConfig:
     Parameters
     ----------
     method
-        Name of the decomposition method; see `amct_pytorch.tensor_decompose.methods`.
+        Name of the decomposition method: ``"separable"``, ``"channel"``, ``"tucker2"`` or another that is installed;
+        see `amct_pytorch.tensor_decompose.methods`. ``"auto"`` chooses among these three for each layer: ``rank`` is
+        that of the first that may split it, and the one wins that leaves out least at no more multiply-accumulates,
+        or without example inputs parameters; with calibration, of what the layer's inputs make of it.
     rank
         A rank policy: `EvbmfRank`, `EnergyRank`, `RatioRank` or `FixedRank`.
     rank_multiple

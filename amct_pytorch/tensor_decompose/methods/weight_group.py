@@ -18,8 +18,9 @@ from ..model.spec import LayerModule, LayerSpec, macs_over_calls
 from ..model.split import Split
 from ..ranks.choose import RankRequest
 from ..ranks.spectrum import Spectrum
-from . import get_method
 from .base import Method
+from .eligible import eligible_methods
+from .registry import get_method
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,21 @@ class WeightGroup:
 
     @property
     def method(self) -> Method:
-        """How the weight is to be split."""
+        """How the weight is to be split, where its settings do not leave that open."""
         return get_method(self.settings.method)
+
+    @property
+    def by_method(self) -> dict[str, WeightGroup]:
+        """The same by each method that may split it, in their order; one unless its settings leave the method open."""
+        return {
+            method.name: dataclasses.replace(self, settings=dataclasses.replace(self.settings, method=method.name))
+            for method in eligible_methods([cast(LayerSpec, layer.spec) for layer in self.layers], self.settings)
+        }
 
     @property
     def request(self) -> RankRequest:
         """What ranks are wanted for it."""
-        return RankRequest(self.name, self.settings.rank, self.settings.rank_multiple)
+        return RankRequest(self.name, self.settings.method, self.settings.rank, self.settings.rank_multiple)
 
     @property
     def cost(self) -> float:
@@ -101,6 +110,15 @@ class WeightGroup:
         """Number of weights and biases of one layer after a split at these ranks."""
         return sum(stage.parameters for stage in self.stages(ranks))
 
+    def macs_at(self, ranks: Sequence[int]) -> int | None:
+        """Multiply-accumulates over all known calls after a split at these ranks; None where no call is known."""
+        return macs_over_calls(self.stages(ranks), self.calls) if self.calls else None
+
+    def cost_at(self, ranks: Sequence[int]) -> int:
+        """What splits are compared by: their multiply-accumulates where calls are known, else their parameters."""
+        macs = self.macs_at(ranks)
+        return self.parameters_at(ranks) if macs is None else macs
+
     def shortfall(self, ranks: Sequence[int]) -> str | None:
         """Why a split at these ranks is not wanted, in words; None where it gains something, or need not."""
         if not self.settings.require_gain:
@@ -109,9 +127,9 @@ class WeightGroup:
         before, after = self.spec.parameters, self.parameters_at(ranks)
         if after >= before:
             return f"{at} have {after:,} parameters, no fewer than {before:,}"
-        before, after = self._macs((self.spec,)), self._macs(self.stages(ranks))
-        if before and after >= before:
-            return f"{at} take {after:,} MACs, no fewer than {before:,}"
+        before, macs = macs_over_calls((self.spec,), self.calls), self.macs_at(ranks)
+        if before and macs is not None and macs >= before:
+            return f"{at} take {macs:,} MACs, no fewer than {before:,}"
         return None
 
     def gains(self, ranks: Sequence[int]) -> bool:
@@ -157,10 +175,6 @@ class WeightGroup:
         weight = self.weight().to(weights[0].dtype)
         error = error_of_chain(weights, self.stages(ranks), weight, self.spec.groups)
         return Factors(tuple(ranks), tuple(weights), error)
-
-    def _macs(self, stages: Sequence[LayerSpec]) -> int:
-        """Multiply-accumulates of these stages over all known calls of the layers."""
-        return macs_over_calls(stages, self.calls)
 
     def _largest_wanted(self) -> tuple[int, ...]:
         """The largest ranks that a split could be wanted at. Of several, only all together can be said to be."""

@@ -22,7 +22,7 @@ from ..calibration.passes import fit_to_data
 from ..calibration.runs import Runs
 from ..calibration.trial_chains import chains_for
 from ..config import DecompositionConfig
-from ..methods import get_method
+from ..methods.eligible import why_kept
 from ..methods.factoring import Factoring
 from ..methods.weight_group import Factors, WeightGroup
 from ..model.eligibility import host_weight
@@ -88,11 +88,11 @@ def make_plan(
     if calibration is None or not groups:
         factoring.look_at_weights(report)
         factoring.choose_by_weights(range(len(groups)))
-        for index, group in enumerate(groups):
+        for index, group in enumerate(factoring.groups):
             plans |= _plans_of(group, factoring.choices[index], factoring.plain.get(index))
     else:
         fitted, errors, outcome = _fit_all(found.model, factoring, calibration, report, processes)
-        for index, group in enumerate(groups):
+        for index, group in enumerate(factoring.groups):
             if index in fitted and not fitted[index].fit.samples:
                 plans |= {
                     layer.names: _kept(layer, "it never ran on the calibration batches") for layer in group.layers
@@ -101,7 +101,7 @@ def make_plan(
                 plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
     layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in listed)
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
-    saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
+    saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in factoring.groups)
     together = processes.size > 1
     why_empty = "" if layers else found.without_layers(axes_in_use(config))
     return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, why_empty)
@@ -114,9 +114,7 @@ def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig |
     settings = config.for_layer(layer.names)
     if isinstance(settings, str):
         return settings
-    method, spec = get_method(settings.method), cast(LayerSpec, layer.spec)
-    unadvised = method.why_not(spec) or (method.unadvised(spec) if settings.rule == "amct" else None)
-    return unadvised or settings
+    return why_kept([cast(LayerSpec, layer.spec)], settings) or settings
 
 
 Verdicts = list[tuple[Layer, DecompositionConfig | str]]
@@ -132,11 +130,12 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     def agreed(layer: Layer, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
         if isinstance(verdict, str):
             return verdict
-        for other, its_verdict in sharing[id(layer.module._parameters["weight"])]:
+        together = sharing[id(layer.module._parameters["weight"])]
+        for other, its_verdict in together:
             if its_verdict != verdict:
                 why = f"which is kept ({its_verdict})" if isinstance(its_verdict, str) else "which has other settings"
                 return f"its weight is also that of {other.names[0]!r}, {why}"
-        return verdict
+        return why_kept([cast(LayerSpec, other.spec) for other, _ in together], verdict) or verdict
 
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
