@@ -299,7 +299,8 @@ def test_of_convolutions_that_a_recorded_graph_calls_as_functions_a_plan_says_wh
 ) -> None:
     plan = plan_decomposition(record(nn.Sequential(conv()).eval()))
     assert " ".join(str(plan).split()) == (
-        "The model has no Conv2d; its convolutions are called as functions: decompose before exporting or tracing."
+        "The model has no Conv2d or Conv3d; its convolutions are called as functions: "
+        "decompose before exporting or tracing."
     )
 
 
@@ -315,8 +316,8 @@ class _Functional(nn.Module):
 def test_of_convolutions_that_a_module_calls_as_functions_a_plan_says_what_to_do(tmp_path: Path) -> None:
     plan = plan_decomposition(nn.Sequential(_Functional()))
     assert " ".join(str(plan).split()) == (
-        "The model has no Conv2d; convolutions are called as functions in _Functional: "
-        "make them layers (torch.nn.Conv2d) to have them decomposed."
+        "The model has no Conv2d or Conv3d; convolutions are called as functions in _Functional: "
+        "make them layers (torch.nn.Conv2d, torch.nn.Conv3d) to have them decomposed."
     )
     plan.save(tmp_path / "plan")
     assert load_plan(tmp_path / "plan") == plan
