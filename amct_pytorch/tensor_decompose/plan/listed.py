@@ -9,7 +9,7 @@ from ..model.layers import Layer
 
 def is_listed(layer: Layer, config: DecompositionConfig) -> bool:
     """Whether a plan speaks of a layer: the method that it would be split by is for its kind, or a rule names it."""
-    if layer.axes is not None and layer.axes in get_method(config.method_for(layer.names)).axes:
+    if layer.axes in get_method(config.method_for(layer.names)).axes:
         return True
     return any(name in config.layers for name in layer.names)
 
