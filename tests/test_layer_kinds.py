@@ -38,7 +38,7 @@ from amct_pytorch.tensor_decompose.model.spec import LayerSpec
 from amct_pytorch.validate import validate
 
 from .models import VOLUME, EveryKind, TwoConvs, chains, conv, image, snapshot
-from .split_methods import METHODS, ChannelSplit, TwoRankSplit, pointwise
+from .split_methods import ChannelSplit, GroupedSplit, TwoRankSplit, pointwise
 
 
 class _FourStages(TwoRankSplit):
@@ -61,6 +61,9 @@ class _FourStages(TwoRankSplit):
         return tuple(shape[0] for shape in shapes[:2])
 
 
+_METHODS = (ChannelSplit, TwoRankSplit, GroupedSplit, _FourStages)
+
+
 def _config(method: type[Method], **settings: Any) -> DecompositionConfig:
     register_method(method())
     plain = {"rule": "any", "rank": RatioRank(0.5), "rank_multiple": 1, "require_gain": False}
@@ -76,7 +79,7 @@ def _layers_for(method: type[Method]) -> list[str]:
     return ["volume", "plane", "line", *(["head"] if 0 in method.axes else [])]
 
 
-@pytest.mark.parametrize("method", [*METHODS, _FourStages], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", _METHODS, ids=lambda method: method.name)
 def test_every_kind_goes_from_plan_to_checkpoint_and_training(method: type[Method], tmp_path: Path) -> None:
     original, x = _net(), image(*VOLUME)
     plan = plan_decomposition(original, _config(method), example_inputs=x)
@@ -225,7 +228,7 @@ def _norm(kind: str) -> nn.Module:
     return norm
 
 
-@pytest.mark.parametrize("method", [*METHODS, _FourStages], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", _METHODS, ids=lambda method: method.name)
 @pytest.mark.parametrize("kind", _MADE)
 def test_a_batchnorm_is_folded_into_a_chain_of_any_kind_and_any_other_write_refused(
     kind: str, method: type[Method]

@@ -28,8 +28,6 @@ class LayerBenchmark:
         Name of the layer in the model; of a shared layer, the first.
     conv
         Its geometry as text: "64→128, 3×3".
-    kind
-        What it is: "Conv2d".
     mode
         Kernel sizes of the chain that replaces it: "3×1, 1×3"; of a Linear layer the features: "64→16, 16→64".
     ranks
@@ -42,11 +40,12 @@ class LayerBenchmark:
         Multiply-accumulate operations in a forward pass, of the original layer and of the chain.
     comparison
         Times of the original layer and of the chain, and the speed-up; None for a layer that did not run.
+    kind
+        What the layer is: "Linear", "Conv1d", "Conv2d" or "Conv3d".
     """
 
     name: str
     conv: str
-    kind: str
     mode: str
     ranks: tuple[int, ...]
     calls: int
@@ -55,6 +54,7 @@ class LayerBenchmark:
     macs: int
     macs_after: int
     comparison: Comparison | None
+    kind: str = "Conv2d"
 
     @property
     def verdict(self) -> str:
