@@ -203,6 +203,11 @@ def test_auto_without_example_inputs_compares_at_equal_parameters() -> None:
     assert " parameters; separable 0." in plan.layers[2].reason
 
 
+def test_auto_with_inputs_of_no_items_compares_at_equal_parameters() -> None:
+    plan = plan_decomposition(Mixed(), AUTO, example_inputs=batch(0))
+    assert [layer.ranks for layer in plan.layers] == [layer.ranks for layer in plan_decomposition(Mixed(), AUTO).layers]
+
+
 def test_auto_by_amcts_rule_says_of_a_kept_layer_why_each_method_keeps_it() -> None:
     plan = plan_decomposition(Mixed(), DecompositionConfig(method="auto", rank=RatioRank(0.2)))
     assert plan.layers[0].reason == (

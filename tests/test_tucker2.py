@@ -142,5 +142,7 @@ def test_a_factorisation_that_does_not_converge_names_the_layer(monkeypatch: Any
 
     monkeypatch.setattr(tensorly.decomposition, "partial_tucker", fail)
     config = DecompositionConfig(method="tucker2", rank=FixedRank(4))
-    with pytest.raises(LayerError, match=r"layer '0': .* does not converge: .* leave the layer out with .*'0': False"):
+    with pytest.raises(
+        LayerError, match=r"layer '0': .* by tucker2: .*converge; leave the layer out with .*'0': False"
+    ):
         plan_decomposition(model, config)

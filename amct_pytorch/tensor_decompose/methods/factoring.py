@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.workers import run_all
-from ...errors import LayerError
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
 from ..ranks.spectrum import Spectrum
 from .candidates import chosen_at_equal_cost
@@ -155,15 +153,8 @@ class Factoring:
 
         def computed(index: int) -> Result:
             # Grad and inference mode belong to a thread, and this may run in a worker.
-            try:
-                with torch.inference_mode(False), torch.no_grad():
-                    return function(index)
-            except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
-                name = self.groups[index].name
-                raise LayerError(
-                    f"layer {name!r}: a decomposition of its weight does not converge: {error}; leave the layer out "
-                    f"with DecompositionConfig(layers={{{name!r}: False}}), or use another method"
-                ) from error
+            with torch.inference_mode(False), torch.no_grad():
+                return function(index)
 
         costs = [self._costs[index] for index in own]
         with exact_matmul():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..._run.tensors import widened
+from ...errors import LayerError
 from ..config import DecompositionConfig
 from ..model.compose import error_of_chain
 from ..model.eligibility import host_weight
@@ -111,8 +115,8 @@ class WeightGroup:
         return sum(stage.parameters for stage in self.stages(ranks))
 
     def macs_at(self, ranks: Sequence[int]) -> int | None:
-        """Multiply-accumulates over all known calls after a split at these ranks; None where no call is known."""
-        return macs_over_calls(self.stages(ranks), self.calls) if self.calls else None
+        """Multiply-accumulates over all known calls after a split at these ranks; None where none are known."""
+        return macs_over_calls(self.stages(ranks), self.calls) or None
 
     def cost_at(self, ranks: Sequence[int]) -> int:
         """What splits are compared by: their multiply-accumulates where calls are known, else their parameters."""
@@ -151,7 +155,9 @@ class WeightGroup:
             Whether to compute it in float64 whatever the weight is in; with a metric it always is.
         """
         weight = self.weight()
-        spectrum = self.method.spectrum(weight.double() if exact or metric is not None else weight, self.spec, metric)
+        weight = weight.double() if exact or metric is not None else weight
+        with self._naming_the_layer():
+            spectrum = self.method.spectrum(weight, self.spec, metric)
         return spectrum.keeping(self._largest_wanted())
 
     def factors(self, ranks: Sequence[int], spectrum: Spectrum, metric: Tensor | None = None) -> Factors:
@@ -167,7 +173,8 @@ class WeightGroup:
         weight = self.weight()
         if spectrum.exact or metric is not None:
             weight = weight.double()
-        weights = self.method.split(weight, self.spec, ranks, metric, spectrum)
+        with self._naming_the_layer():
+            weights = self.method.split(weight, self.spec, ranks, metric, spectrum)
         return self.factors_of(ranks, weights)
 
     def factors_of(self, ranks: Sequence[int], weights: Sequence[Tensor]) -> Factors:
@@ -175,6 +182,23 @@ class WeightGroup:
         weight = self.weight().to(weights[0].dtype)
         error = error_of_chain(weights, self.stages(ranks), weight, self.spec.groups)
         return Factors(tuple(ranks), tuple(weights), error)
+
+    @contextlib.contextmanager
+    def _naming_the_layer(self) -> Iterator[None]:
+        """Let an error of linear algebra say which layer it is of, and what to do.
+
+        Raises
+        ------
+        LayerError
+            Such an error occurs inside.
+        """
+        try:
+            yield
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]  # documented
+            raise LayerError(
+                f"layer {self.name!r}: its weight cannot be factored by {self.method.name}: {error}; leave the layer "
+                f"out with DecompositionConfig(layers={{{self.name!r}: False}}), or give it another method"
+            ) from error
 
     def _largest_wanted(self) -> tuple[int, ...]:
         """The largest ranks that a split could be wanted at. Of several, only all together can be said to be."""
