@@ -15,6 +15,7 @@ from ._measure.benchmark_setting import Setting
 from ._measure.pairing import pairs_of
 from ._run.arguments import is_whole, setting_error
 from ._run.inputs import batch_size_of, checked_inputs
+from ._run.interrupts import left_whole
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes
 from ._run.progress import ProgressFunction, Steps, reporting
@@ -40,7 +41,9 @@ def benchmark(
 
     The two are timed in 25 pairs of groups of calls, in alternating order; each group lasts some milliseconds and
     starts with a cold cache. The speed-up is the median of the 25 ratios, with a 99 % bootstrap confidence interval.
-    Pairing makes drift and interruptions of the machine affect both alike.
+    Pairing makes drift and interruptions of the machine affect both alike. Where the process got less than 0.8 of
+    the CPU time that it could use meanwhile, or a layer alone seems to take longer than the whole model, the speed-up
+    is unknown, and the report says why.
 
     Both run in eval mode without gradients, under the current precision settings of the process, which the report
     lists. A layer is timed on random values of the shapes that reach it; identical layers are timed once. Times do not
@@ -100,7 +103,7 @@ def benchmark(
     fallbacks: dict[str, None] = {}
     with reporting(progress, "benchmark") as report, untouched_generators([device]), torch.no_grad():
         steps = Steps(report, len(types) * len(sizes) * (1 + compiled) * (count + 1))
-        with chosen.prepared(device):
+        with left_whole(chosen.prepared(device)):
             for dtype, size in itertools.product(types, sizes):
                 setting = Setting(chosen, device, dtype, compiled, steps, fallbacks)
                 runs += benchmark_runs(size, original, decomposed, inputs, setting)

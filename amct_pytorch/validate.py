@@ -12,6 +12,7 @@ from ._measure.pairing import check_weights, pairs_of
 from ._measure.validation_report import DtypeValidation, LayerValidation, ValidationReport
 from ._measure.validation_run import validation_run
 from ._run.inputs import check_finite, checked_inputs
+from ._run.interrupts import left_whole
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes, memory_errors_named, released
 from ._run.progress import ProgressFunction, Steps, reporting
@@ -87,8 +88,8 @@ def validate(
         steps = Steps(stack.enter_context(reporting(progress, "validate")), len(types) * len(pairs))
         stack.enter_context(untouched_generators([device]))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(chosen.prepared(device))
-        stack.enter_context(chosen.exact_numerics(device))
+        stack.enter_context(left_whole(chosen.prepared(device)))
+        stack.enter_context(left_whole(chosen.exact_numerics(device)))
         for dtype in types:
             with released(chosen, device), memory_errors_named(chosen, device, inputs):
                 runs.append(validation_run(original, decomposed, inputs, chosen, device, dtype, steps, fallbacks))

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
-from collections.abc import Callable
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from amct_pytorch._measure import cpu_share as cpu_share_module
+from amct_pytorch._measure import timing
+from amct_pytorch._measure.cpu_share import LEAST_SHARE, CpuCounters, cpu_share, read_counters
 from amct_pytorch._measure.timing import compare, speed_up_of
 from amct_pytorch.backend import DeviceInfo, get_backend
 from amct_pytorch.benchmark import BenchmarkReport, benchmark
@@ -24,6 +32,23 @@ from amct_pytorch.errors import AmctError, AmctWarning, ConfigError, DeviceError
 from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
 
 from .models import TwoConvs, conv, image, snapshot
+
+
+def _let_the_share_be(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up counters, of which any two in turn give this share of the CPU."""
+    seconds = itertools.count()
+
+    def read() -> CpuCounters:
+        wall = float(next(seconds))
+        return CpuCounters(wall, wall, {1: (1 - share) * wall})
+
+    monkeypatch.setattr(timing, "read_counters", read)
+
+
+@pytest.fixture(autouse=True)
+def _a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    _let_the_share_be(1.0, monkeypatch)
+
 
 CpuBackend = type(get_backend("cpu"))
 
@@ -115,6 +140,138 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         found = speed_up_of(1.1 * drift * noise[0], drift * noise[1])
         held += found.low <= 1.1 <= found.high
     assert held >= 0.97 * 300
+
+
+@pytest.mark.parametrize(
+    ("waits", "share"),
+    [
+        ({1: (0.0, 0.0)}, 1.0),
+        ({1: (5.0, 5.6)}, 0.4),
+        ({1: (0.0, 0.0), 2: (7.0, 7.0), 3: (0.0, 0.0)}, 1.0),  # those of a pool sleep
+        ({number: (0.0, 0.5 * (number == 7)) for number in range(8)}, 0.5),  # the others wait for it
+        ({1: (0.0, 0.1), 2: (None, 0.3)}, 0.7),  # started meanwhile
+        ({1: (0.0, 0.0), 2: (0.9, None)}, 1.0),  # ended meanwhile
+        ({1: (0.0, 1.2)}, 0.0),
+    ],
+)
+def test_the_share_of_the_cpu_is_that_of_the_thread_that_waited_longest(
+    waits: dict[int, tuple[float | None, float | None]], share: float
+) -> None:
+    def at(moment: int) -> Mapping[int, float]:
+        return {thread: values[moment] for thread, values in waits.items() if values[moment] is not None}  # type: ignore[misc]
+
+    for computes in (True, False):
+        found = cpu_share(CpuCounters(3, 0, at(0)), CpuCounters(4, 0, at(1)), computes_throughout=computes)
+        assert found == pytest.approx(share)
+
+
+def test_without_counts_of_waiting_the_time_of_the_process_says_what_it_can() -> None:
+    begin = CpuCounters(wall=10, used=5)
+    for used, share in ((0.4, 0.4), (1.0, 1.0), (1.9, 1.0)):
+        end = CpuCounters(wall=11, used=5 + used)
+        assert cpu_share(begin, end, computes_throughout=True) == pytest.approx(share)
+        assert cpu_share(begin, end, computes_throughout=False) is None
+    assert cpu_share(begin, begin, computes_throughout=True) is None
+
+
+def test_what_the_hypervisor_takes_is_missing_too() -> None:
+    begin, end = CpuCounters(0, 0, {1: 0}, 100, 10), CpuCounters(1, 1, {1: 0.2}, 102, 10.5)
+    assert cpu_share(begin, end, computes_throughout=True) == pytest.approx(0.8 * 0.75)
+
+
+def test_counters_are_read_where_linux_shows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_share_module, "_PROC", tmp_path)
+    nothing = read_counters()
+    assert (nothing.waits, nothing.machine, nothing.stolen) == (None, 0.0, 0.0)
+    for number in ("11", "12"):
+        (tmp_path / "self/task" / number).mkdir(parents=True)
+        (tmp_path / "self/task" / number / "schedstat").write_text("0 0 5\n")
+    assert read_counters().waits is None  # the kernel does not count
+    (tmp_path / "self/task/12/schedstat").write_text("3000000000 500000000 5\n")
+    assert read_counters().waits == {11: 0.0, 12: 0.5}
+    (tmp_path / "self/task/13").mkdir()  # it has just ended
+    assert read_counters().waits == {11: 0.0, 12: 0.5}
+    if hasattr(os, "sysconf"):
+        (tmp_path / "stat").write_text("cpu  400 100 200 9000 50 10 20 70 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+        found, tick = read_counters(), 1 / os.sysconf("SC_CLK_TCK")
+        assert (found.machine, found.stolen) == pytest.approx((800 * tick, 70 * tick))
+
+
+def test_a_starved_process_gives_no_verdict_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = _pair()
+    _let_the_share_be(0.42, monkeypatch)
+    report = benchmark(*pair, image(), FakeClock())
+    (run,) = report.runs
+    assert [layer.verdict for layer in run.layers] == ["unknown", "unknown"]
+    assert run.model.speed_up.verdict == "unknown"
+    assert math.isnan(run.model.speed_up.ratio)
+    assert not run.model.speed_up.low > 1
+    assert run.model.cpu_share == pytest.approx(0.42)
+    line = "3 of 3 verdicts are unknown, as their times are not to be trusted: the process got as little as 42%"
+    assert line in " ".join(report.text(80).split())
+    report.save(tmp_path / "report.json")
+    (saved,) = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert saved["model"]["speed_up"] == {"ratio": None, "low": None, "high": None, "verdict": "unknown"}
+    assert saved["model"]["cpu_share"] == pytest.approx(0.42)
+    assert "42%" in saved["model"]["doubt"]
+    assert line in saved["notes"][0]
+
+
+@pytest.mark.parametrize("share", [1.0, LEAST_SHARE + 0.01])
+def test_a_process_that_got_the_cpu_gives_verdicts(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    _let_the_share_be(share, monkeypatch)
+    (run,) = benchmark(*_pair(), image(), FakeClock()).runs
+    assert [layer.verdict for layer in run.layers] == ["slower", "slower"]
+    assert (run.model.speed_up.verdict, run.model.doubt, run.notes) == ("slower", None, ())
+
+
+def test_only_the_layer_that_was_timed_while_the_machine_was_busy_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = itertools.accumulate(itertools.chain([0, 0.1, 0, 0.7], itertools.repeat(0)))
+    monkeypatch.setattr(timing, "read_counters", lambda: CpuCounters(next(seconds), 0, {1: next(waited)}))
+    seconds = itertools.count()
+    (run,) = benchmark(*_pair(), image(), FakeClock()).runs
+    assert [run.model.speed_up.verdict, *(layer.verdict for layer in run.layers)] == ["slower", "unknown", "slower"]
+    assert run.notes[0].startswith("1 of 3 verdicts are unknown")
+
+
+def test_a_layer_that_takes_longer_than_its_model_is_unknown() -> None:
+    class Disturbed(FakeClock):
+        """Every layer alone takes longer than in the model, by a factor."""
+
+        factor = 1.0
+
+        def time(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> float:
+            seconds = super().time(fn, device=device, calls=calls)
+            return seconds * (self.factor if seconds < 3e-3 else 1.0)
+
+    original, decomposed = _pair()
+    for factor, verdict in ((1.0, "slower"), (1.2, "slower"), (4.0, "unknown")):
+        backend = Disturbed()
+        backend.factor = factor
+        (run,) = benchmark(original, decomposed, image(), backend).runs
+        assert {layer.verdict for layer in run.layers} == {verdict}
+    assert "'conv1' alone seems to take longer than the whole model" in run.notes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_on_a_busy_machine_verdicts_are_unknown(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "read_counters", read_counters)
+    torch.set_num_threads(threads)
+    backend, x = get_backend("cpu"), torch.randn(2, 64, 16, 16)
+    one, two = conv().eval(), nn.Sequential(conv(), conv()).eval()
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        with torch.no_grad():
+            found = compare(lambda: one(x), lambda: two(x), backend=backend, device=backend.device())
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert found.cpu_share is not None
+    assert found.cpu_share < LEAST_SHARE
+    assert found.speed_up.verdict == "unknown"
+    assert found.doubt is not None
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=5, max_size=40), st.floats(0.01, 100))
@@ -318,7 +475,7 @@ def test_the_report_prints_and_is_saved_with_every_time(tmp_path: Path) -> None:
         assert word in text
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
-    assert (saved["format"], saved["version"]) == ("amct_pytorch.benchmark", 2)
+    assert (saved["format"], saved["version"]) == ("amct_pytorch.benchmark", 3)
     assert saved["device"]["name"] == report.device.name
     times = saved["runs"][0]["model"]["before"]["samples"]
     assert times == list(report.runs[0].model.before.samples)

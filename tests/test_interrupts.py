@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import itertools
 import json
 import os
+import random
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from amct_pytorch._run.interrupts import interrupts_deferred
+import amct_pytorch
+from amct_pytorch._run.interrupts import Switch, interrupts_deferred, left_whole, restored_after
+from amct_pytorch._run.isolation import leaving_no_trace, untouched_generators
+from amct_pytorch._run.workers import run_all
 from amct_pytorch.errors import InfoFileAccessError
-from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
+from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
+from amct_pytorch.tensor_decompose.methods.linalg import exact_matmul
 
 from .models import TwoConvs, chains, conv, snapshot
 
@@ -195,3 +209,168 @@ def test_a_model_that_is_itself_a_layer_is_decomposed_whole(tmp_path: Path, monk
         auto_decomposition(layer, tmp_path / "info.json")
     unchanged()
     assert json.loads((tmp_path / "info.json").read_text())[0]["ori_layer_info"]["name"] == ""
+
+
+class _Interrupting:
+    """Raises KeyboardInterrupt at the n-th line of the library that runs, as a Ctrl-C would at an unlucky moment."""
+
+    def __init__(self, line: int) -> None:
+        self._left = line
+        self._library = str(Path(amct_pytorch.__file__).parent)
+
+    def begin(self) -> None:
+        self._before = sys.gettrace()
+        sys.settrace(self._see)
+
+    def end(self) -> None:
+        sys.settrace(self._before)
+
+    def _see(self, frame: FrameType, event: str, argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(self._library):
+            return None
+        if event == "line":
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt
+        return self._see
+
+
+def _process() -> list[object]:
+    """What is set for the whole process, or for this thread."""
+    return [
+        torch._C._get_mkldnn_enabled(), torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(),
+        torch.get_num_threads(), signal.getsignal(signal.SIGINT), random.getstate(),
+        np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes(),
+    ]  # fmt: skip
+
+
+def _draw() -> None:
+    random.random()
+    np.random.rand()
+    torch.rand(1)
+
+
+def _with_three_threads(model: nn.Module) -> AbstractContextManager[object]:
+    switch = Switch(torch.get_num_threads, torch.set_num_threads, 3)
+    return restored_after(switch.change, switch.restore)
+
+
+_BLOCKS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
+    "a switch": _with_three_threads,
+    "a context of another": lambda model: left_whole(_with_three_threads(model)),
+    "exact_matmul": lambda model: exact_matmul(),
+    "untouched_generators": lambda model: untouched_generators([torch.device("cpu")]),
+    "leaving_no_trace": leaving_no_trace,
+    "interrupts_deferred": lambda model: interrupts_deferred(),
+}
+
+
+@pytest.mark.parametrize("ending", ["well", "an error"])
+@pytest.mark.parametrize("block", list(_BLOCKS))
+def test_an_interrupt_at_any_line_of_restoring_leaves_everything_restored(block: str, ending: str) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2))
+    with torch.autocast("cpu"):
+        for line in itertools.count(1):
+            before = _process()
+            interrupting, interrupted = _Interrupting(line), False
+            try:
+                with _BLOCKS[block](model):
+                    if block in ("untouched_generators", "leaving_no_trace"):
+                        _draw()
+                    if block == "leaving_no_trace":
+                        model.extra = 1
+                    interrupting.begin()
+                    if ending == "an error":
+                        raise ValueError
+            except ValueError:
+                pass
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                interrupting.end()
+            assert _process() == before, line
+            assert model.training
+            assert not hasattr(model, "extra")
+            if not interrupted:
+                break
+    assert line > 3
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnicodeWarning)
+        yield
+
+
+def _in_a_child(look: Callable[[], object]) -> list[object]:
+    """What a function gives in a process that is forked from another thread."""
+    reader, writer = os.pipe()
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(writer, repr(look()).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:  # noqa: PTH123
+        return list(ast.literal_eval(pipe.read()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of a fork beside threads
+def test_a_process_forked_meanwhile_has_the_settings_of_the_user() -> None:
+    def settings() -> list[object]:
+        return [torch._C._get_mkldnn_enabled(), torch.get_num_threads()]
+
+    before = settings()
+    found: list[object] = []
+    filters = len(warnings.filters)
+    torch.set_num_threads(2)
+    with exact_matmul(), exact_matmul(), _with_three_threads(nn.ReLU()):
+        assert settings() == [False, 3]
+        assert _in_a_child(settings) == [before[0], 2]
+    with exact_matmul():
+        run_all(lambda n: n, range(4), costs=[1] * 4, alone_above=9, done=lambda n: found.append(_in_a_child(settings)))
+    assert found == [[before[0], 2]] * 4
+    with left_whole(_with_three_threads(nn.ReLU())), left_whole(_without_warnings()):
+        assert _in_a_child(lambda: [torch.get_num_threads(), len(warnings.filters)]) == [2, filters]
+    assert settings() == [before[0], 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_while_interrupts_wait_is_interrupted_at_once() -> None:
+    def press() -> list[str]:
+        try:
+            _press()
+            threading.Event().wait(0.01)
+        except KeyboardInterrupt:
+            return ["interrupted"]
+        return ["swallowed"]
+
+    with interrupts_deferred():
+        assert _in_a_child(press) == ["interrupted"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_process_forked_while_another_thread_plans_can_plan_too() -> None:
+    found: list[object] = []
+    model, other = TwoConvs(), TwoConvs()
+
+    def forward(net: nn.Module, batch: torch.Tensor) -> object:
+        if not found:
+            found.extend(_in_a_child(lambda: [len(plan_decomposition(other).layers)]))
+        return net(batch)
+
+    calibration = Calibration([torch.randn(4, 3, 16, 16)] * 2, forward=forward)
+    plan_decomposition(model, calibration=calibration)
+    assert found == [len(plan_decomposition(other).layers)]

@@ -74,7 +74,7 @@ class EndToEnd:
         for comparison in [run.model, *(layer.comparison for layer in run.layers)]:
             assert comparison is not None
             assert 0 < comparison.before.lower_quartile <= comparison.before.median <= comparison.before.upper_quartile
-            assert comparison.speed_up.low <= comparison.speed_up.ratio <= comparison.speed_up.high
+            assert comparison.doubt or comparison.speed_up.low <= comparison.speed_up.ratio <= comparison.speed_up.high
         assert run.peak_memory is not None
         assert run.peak_memory > sum(parameter.nbytes for parameter in original.parameters())
         for check in unchanged:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -80,3 +84,78 @@ def test_threads_that_decompose_one_model_decompose_it_once() -> None:
     model = _Slow()
     results = _at_once(lambda: auto_decomposition(model, example_inputs=image())[1])
     assert sorted(map(len, results)) == [0, 0, 2]
+
+
+_DRAWS: dict[str, Callable[[], float]] = {
+    "Python": random.random,
+    "NumPy": np.random.rand,
+    "torch": lambda: float(torch.rand(())),
+}
+
+
+@contextlib.contextmanager
+def _another_thread(work: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """A thread that lives during the block, and does some work each time that the function given is called."""
+    wanted, done, end = threading.Event(), threading.Event(), threading.Event()
+
+    def run() -> None:
+        while wanted.wait() and not end.is_set():
+            wanted.clear()
+            work()
+            done.set()
+
+    def once() -> None:
+        done.clear()
+        wanted.set()
+        done.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield once
+    finally:
+        end.set()
+        wanted.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", list(_DRAWS))
+def test_what_another_thread_draws_meanwhile_does_not_come_again(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, drawn = _DRAWS[kind], []
+
+    class Drawing(TwoConvs):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            other()
+            return super().forward(x)
+
+    with _another_thread(lambda: drawn.append(draw())) as other:
+        monkeypatch.setattr(time, "sleep", lambda seconds: other())  # it goes on drawing while this thread rests
+        for _ in range(3):
+            plan_decomposition(Drawing(), example_inputs=image())
+    assert len(drawn) == 6
+    assert len(set(drawn)) == 6
+
+
+@pytest.mark.parametrize("kind", list(_DRAWS))
+def test_what_the_model_draws_comes_again_beside_threads_that_do_not_draw(kind: str) -> None:
+    draw, drawn = _DRAWS[kind], []
+
+    class Drawing(TwoConvs):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            drawn.append(draw())
+            return super().forward(x)
+
+    model = Drawing()
+    with _another_thread(lambda: None):
+        for _ in range(3):
+            plan_decomposition(model, example_inputs=image())
+    assert drawn == [draw()] * 3
+
+
+def test_a_generator_that_nothing_drew_from_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that draws between reading and writing would draw the same numbers again."""
+    written: list[object] = []
+    for module, name in ((random, "setstate"), (np.random, "set_state"), (torch, "set_rng_state")):
+        monkeypatch.setattr(module, name, written.append)
+    plan_decomposition(TwoConvs(), example_inputs=image())
+    assert written == []

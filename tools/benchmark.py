@@ -72,7 +72,7 @@ COLUMNS = (
     Column("decomposed ms", "number"),
     Column("speed-up", "number"),
     Column("verdict"),
-    Column("layers faster / slower / neither"),
+    Column("layers faster / slower / neither / unknown"),
 )
 
 
@@ -90,7 +90,7 @@ def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> tuple[st
         in_ms(run.model.after.median),
         str(speed),
         speed.verdict,
-        f"{verdicts.count('faster')} / {verdicts.count('slower')} / {verdicts.count('no difference seen')}",
+        " / ".join(str(verdicts.count(kind)) for kind in ("faster", "slower", "no difference seen", "unknown")),
     )
 
 

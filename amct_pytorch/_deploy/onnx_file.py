@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .._report.units import ratio_of
 from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model, tensors_of
+from .._run.interrupts import left_whole
 from .._run.isolation import untouched_generators
 from .._run.placement import placed_inputs, placed_model
 from .._run.tensors import map_tensors
@@ -152,7 +153,7 @@ def _program(model: nn.Module, inputs: Any, dynamic: Dynamic, opset: int) -> tor
     if args and isinstance(args[-1], dict):
         args += ({},)  # torch.onnx takes a dict in last place for the keyword arguments
     try:
-        with _quiet(), torch.no_grad(), untouched_generators([]):
+        with left_whole(_quiet()), torch.no_grad(), untouched_generators([]):
             program = torch.onnx.export(
                 model,
                 args,

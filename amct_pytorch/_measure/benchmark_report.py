@@ -58,7 +58,7 @@ class LayerBenchmark:
 
     @property
     def verdict(self) -> str:
-        """The verdict on the chain: "faster", "slower", "no difference seen", or "did not run"."""
+        """The verdict on the chain: "faster", "slower", "no difference seen", "unknown", or "did not run"."""
         return self.comparison.speed_up.verdict if self.comparison else "did not run"
 
 
@@ -87,7 +87,7 @@ class BenchmarkRun:
     fallbacks
         Operators that the device lacks and that ran on the CPU, in this run or an earlier one.
     notes
-        Differences from the requested measurement, such as a smaller batch.
+        Differences from the requested measurement, such as a smaller batch, and why verdicts are unknown.
     """
 
     dtype: torch.dtype
@@ -117,7 +117,7 @@ class BenchmarkReport(JsonReport):
     """
 
     json_format: ClassVar[str] = "amct_pytorch.benchmark"
-    json_version: ClassVar[int] = 2
+    json_version: ClassVar[int] = 3
 
     device: DeviceInfo
     runs: tuple[BenchmarkRun, ...]

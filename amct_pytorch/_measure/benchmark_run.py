@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from .._run.inputs import batch_size_of, call_with, resized, run_model
 from .._run.intercept import watched
 from .._run.placement import memory_errors_named, placed_inputs, placed_model, ran_out_of_memory, released
 from ..errors import DeviceError, warn_user
-from .benchmark_report import WHOLE, BenchmarkRun
+from .benchmark_report import WHOLE, BenchmarkRun, LayerBenchmark
 from .benchmark_setting import Setting
-from .layer_benchmark import compare_layers
+from .cpu_share import LEAST_SHARE
+from .layer_benchmark import compare_layers, doubt_impossible
 from .pairing import pairs_of
+from .timing import Comparison
 
 
 def benchmark_runs(
@@ -94,7 +96,7 @@ def _measure(
         with _compile_errors_named(device) if compiled else contextlib.nullcontext():
             calls = [_call_of(model, arguments) for model in whole]
             comparison = setting.compare(calls[0], calls[1], WHOLE)
-            layers = compare_layers(pairs, arrivals, setting, compiled)
+            layers = doubt_impossible(compare_layers(pairs, arrivals, setting, compiled), comparison)
         runs.append(
             BenchmarkRun(
                 dtype=dtype,
@@ -108,10 +110,29 @@ def _measure(
                 peak_memory=None if compiled else memory[0],
                 peak_memory_after=None if compiled else memory[1],
                 fallbacks=tuple(setting.fallbacks),
-                notes=notes,
+                notes=(*notes, *_doubts(comparison, layers)),
             )
         )
     return runs
+
+
+def _doubts(model: Comparison, layers: Sequence[LayerBenchmark]) -> tuple[str, ...]:
+    """Why verdicts are unknown, in a line; none if all are known."""
+    measured = [(WHOLE, model), *((layer.name, layer.comparison) for layer in layers if layer.comparison is not None)]
+    doubted = [(name, comparison) for name, comparison in measured if comparison.doubt]
+    if not doubted:
+        return ()
+    line = f"{len(doubted)} of {len(measured)} verdicts are unknown, as their times are not to be trusted: "
+    shares = [comparison.cpu_share for _, comparison in doubted if comparison.cpu_share is not None]
+    if shares and min(shares) < LEAST_SHARE:
+        line += (
+            f"the process got as little as {min(shares):.0%} of the CPU time that it could use, and {LEAST_SHARE:.0%} "
+            "are needed. Stop other programs, raise the CPU quota of the container, or use fewer threads "
+            "(torch.set_num_threads)"
+        )
+    else:
+        line += f"{doubted[0][0]!r} alone seems to take longer than the whole model. Measure again on a quiet machine"
+    return (f"{line}.",)
 
 
 def _peak_memory(model: nn.Module, arguments: Any, setting: Setting) -> int:

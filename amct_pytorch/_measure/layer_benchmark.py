@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from ..tensor_decompose.model.spec import macs_over_calls, spec_of
 from .benchmark_report import LayerBenchmark
 from .benchmark_setting import Setting
+from .cpu_share import LEAST_SHARE
 from .pairing import Pair
 from .timing import Comparison
 
@@ -64,6 +66,31 @@ def compare_layers(
             )
         )
     return tuple(layers)
+
+
+def doubt_impossible(layers: Sequence[LayerBenchmark], model: Comparison) -> tuple[LayerBenchmark, ...]:
+    """Withhold the verdict on layers that seem to take longer than the whole model that they are part of.
+
+    Something has disturbed these times, whatever the counters of the system say. They may be longer by as much as the
+    smallest share of the CPU explains that gives a verdict.
+
+    Parameters
+    ----------
+    layers
+        The layers as measured.
+    model
+        The times of the two whole models.
+    """
+    wholes = (model.before.median, model.after.median)
+    checked = []
+    for layer in layers:
+        found = layer.comparison
+        if found is not None and any(
+            part.median * LEAST_SHARE > whole for part, whole in zip((found.before, found.after), wholes, strict=True)
+        ):
+            found = found.doubted("the layer alone seems to take longer than the whole model")
+        checked.append(replace(layer, comparison=found))
+    return tuple(checked)
 
 
 def _compare_layer(pair: Pair, arrived: Sequence[torch.Tensor], setting: Setting, compiled: bool) -> Comparison:

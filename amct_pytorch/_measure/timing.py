@@ -6,18 +6,25 @@ single one would be dominated by its launch on the host. Before each group the l
 first call of a group pays for that, so both sides have the same number of calls in a group. The speed-up is the median
 of the ratios; its confidence interval is a percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap,
 1993, chapter 13).
+
+All that assumes that the process gets the CPU. On a busy machine the scheduler decides which call appears faster, with
+a narrow interval. So the share of the CPU that the process got is measured too, and too small a share gives no verdict.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from ..backend import Backend
+from .cpu_share import LEAST_SHARE, cpu_share, read_counters
+
+UNKNOWN = "unknown"
+"""The verdict on times that are not to be trusted."""
 
 # Number of pairs: enough for a percentile bootstrap of a median; a fast layer takes a quarter of a second.
 PAIRS = 25
@@ -78,11 +85,12 @@ class SpeedUp:
     Attributes
     ----------
     ratio
-        Median of the paired ratios: time of the first / time of the second.
+        Median of the paired ratios: time of the first / time of the second; NaN if the times are not to be trusted.
     low, high
-        Its 99 % confidence interval.
+        Its 99 % confidence interval; NaN likewise.
     verdict
-        "faster", "slower", or "no difference seen" if the interval comes within 1 % of equality.
+        "faster", "slower", "no difference seen" if the interval comes within 1 % of equality, or "unknown" if the times
+        are not to be trusted.
     """
 
     ratio: float
@@ -91,6 +99,8 @@ class SpeedUp:
     verdict: str
 
     def __str__(self) -> str:
+        if self.verdict == UNKNOWN:
+            return UNKNOWN
         return f"{self.ratio:.2f}× [{self.low:.2f}, {self.high:.2f}]"
 
 
@@ -104,11 +114,27 @@ class Comparison:
         Times of the first and of the second call.
     speed_up
         Speed-up of the second over the first.
+    cpu_share
+        Share of the CPU time that the process could use that it got meanwhile, from 0 to 1; None if unknown.
+    doubt
+        Why the times are not to be trusted and the speed-up is unknown; None if they are.
     """
 
     before: Timing
     after: Timing
     speed_up: SpeedUp
+    cpu_share: float | None = None
+    doubt: str | None = None
+
+    def doubted(self, why: str) -> Comparison:
+        """The same times without a speed-up.
+
+        Parameters
+        ----------
+        why
+            Why they are not to be trusted; an earlier reason is kept.
+        """
+        return replace(self, speed_up=SpeedUp(math.nan, math.nan, math.nan, UNKNOWN), doubt=self.doubt or why)
 
 
 def compare(
@@ -120,6 +146,8 @@ def compare(
     pairs: int = PAIRS,
 ) -> Comparison:
     """Time two calls on a device in turn.
+
+    The speed-up is unknown if the process got less than 0.8 of the CPU time that it could use meanwhile.
 
     Parameters
     ----------
@@ -138,11 +166,17 @@ def compare(
     wanted = max(_calls_in(_GROUP_SECONDS, seconds) for seconds in fastest)
     calls = [min(wanted, _calls_in(_MOST_GROUP_SECONDS, seconds)) for seconds in fastest]
     samples: tuple[list[float], list[float]] = ([], [])
+    begin = read_counters()
     for number in range(pairs):
         for which in (0, 1) if number % 2 == 0 else (1, 0):
             flush()
             samples[which].append(backend.time(both[which], device=device, calls=calls[which]))
-    return Comparison(_timing(samples[0], calls[0]), _timing(samples[1], calls[1]), speed_up_of(*samples))
+    share = cpu_share(begin, read_counters(), computes_throughout=device.type == "cpu")
+    timings = _timing(samples[0], calls[0]), _timing(samples[1], calls[1])
+    found = Comparison(*timings, speed_up_of(*samples), share)
+    if share is not None and share < LEAST_SHARE:
+        return found.doubted(f"the process got {share:.0%} of the CPU time that it could use")
+    return found
 
 
 def speed_up_of(before: Sequence[float], after: Sequence[float]) -> SpeedUp:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from .interrupts import Switch, restored_after
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -81,17 +83,18 @@ def run_all(
         results[index] = function(items[index])
         done(index)
     if together:
-        pool = concurrent.futures.ThreadPoolExecutor(
-            workers, thread_name_prefix="amct", initializer=torch.set_num_threads, initargs=(threads // workers,)
-        )
-        try:
-            futures = {pool.submit(function, items[index]): index for index in together}
-            for future in concurrent.futures.as_completed(futures):
-                index = futures[future]
-                results[index] = future.result()
-                done(index)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            # The number that a worker sets becomes the default of later threads of the process.
-            torch.set_num_threads(threads)
+        # The number that a worker sets becomes the default of later threads of the process: it is given back.
+        number = Switch(torch.get_num_threads, torch.set_num_threads, threads)
+        with restored_after(number.change, number.restore):
+            pool = concurrent.futures.ThreadPoolExecutor(
+                workers, thread_name_prefix="amct", initializer=torch.set_num_threads, initargs=(threads // workers,)
+            )
+            try:
+                futures = {pool.submit(function, items[index]): index for index in together}
+                for future in concurrent.futures.as_completed(futures):
+                    index = futures[future]
+                    results[index] = future.result()
+                    done(index)
+            finally:
+                pool.shutdown(cancel_futures=True)
     return [results[index] for index in range(len(items))]

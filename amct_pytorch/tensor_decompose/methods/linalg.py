@@ -7,13 +7,13 @@ nothing is M×M.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
+from ..._run.interrupts import Switch, restored_after
 from ..ranks.spectrum import Singulars
 
 # Blocks of rows that the Gram matrix is computed in, so that little of its upper triangle is.
@@ -41,8 +41,7 @@ class Eigen:
     uncertainty: float
 
 
-@contextlib.contextmanager
-def exact_matmul() -> Iterator[None]:
+def exact_matmul() -> AbstractContextManager[None]:
     """True float32 products on the host, whatever precision the user allows elsewhere. Switches the whole process.
 
     `torch.set_float32_matmul_precision("medium")`, a oneDNN fast-math environment and autocast would each
@@ -50,13 +49,18 @@ def exact_matmul() -> Iterator[None]:
     """
     # The public switch refuses where torch.backends.disable_global_flags was called, and the public context
     # manager touches other flags, with warnings.
-    enabled = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)
+    onednn = Switch(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False)
+    autocast = torch.is_autocast_enabled("cpu")  # of this thread alone
+
+    def change() -> None:
+        onednn.change()
+        torch.set_autocast_enabled("cpu", False)
+
+    def restore() -> None:
+        onednn.restore()
+        torch.set_autocast_enabled("cpu", autocast)
+
+    return restored_after(change, restore)
 
 
 def eigen_of_gram(matrix: torch.Tensor) -> Eigen:
