@@ -121,7 +121,7 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     Returns
     -------
     model : torch.nn.Module
-        The model passed in, changed in place; for a model that is itself a `torch.nn.Conv2d`, a new module. Its
+        The model passed in, changed in place; for a model that is itself a layer, a new module. Its
         outputs are those of the saved model, bit for bit on the same kind of device.
     changes : dict
         See `decompose_network`.

@@ -8,7 +8,12 @@ from torch import nn
 
 import amct_pytorch
 from amct_pytorch.backend import available_backends
-from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
+from amct_pytorch.tensor_decompose import (
+    DecompositionConfig,
+    auto_decomposition,
+    decompose_network,
+    plan_decomposition,
+)
 from amct_pytorch.validate import validate
 
 
@@ -27,6 +32,9 @@ rebuilt.load_state_dict(torch.load("weights.pth"))
 image = torch.ones(1, 3, 16, 16)
 assert changes == rebuilt_changes == {"2": ["2.0", "2.1"]}
 assert torch.equal(net(image), rebuilt(image))
+# The method that needs tensorly.
+_, by_tucker = auto_decomposition(copy.deepcopy(original), config=DecompositionConfig(method="tucker2"))
+assert by_tucker == {"2": ["2.0", "2.1", "2.2"]}
 assert "cpu" in available_backends()
 assert validate(original, net, image).ok
 assert amct_pytorch.__file__.startswith(sys.prefix), amct_pytorch.__file__

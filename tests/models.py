@@ -72,3 +72,23 @@ def chains(model: nn.Module) -> dict[str, DecomposedConv2d]:
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, DecomposedConv2d)
     }
+
+
+class EveryKind(nn.Module):
+    """A layer of every kind, the Linear one on inputs with an axis more than it needs; answers with logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Conv3d(3, 8, (2, 3, 3), stride=(1, 2, 1), padding=(0, 1, 2), padding_mode="circular")
+        self.plane = nn.Conv2d(8, 10, 3, padding=2, dilation=2, bias=False)
+        self.line = nn.Conv1d(10, 12, 5, padding="same", padding_mode="reflect")
+        self.head = nn.Linear(12, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.plane(self.volume(x).relu().mean(2)).relu()
+        x = self.line(x.mean(2)).relu()
+        return self.head(x.transpose(1, 2)).mean(1)
+
+
+VOLUME = (2, 3, 4, 6, 7)
+"""Shape of its inputs."""

@@ -41,6 +41,7 @@ class ChannelSplit(Method):
     """A layer with the same kernel and fewer output channels, then a pointwise one: of any number of axes."""
 
     name = "test-channel"
+    axes = (0, 1, 2, 3)
 
     def impossible(self, layer: LayerSpec) -> str | None:
         return f"it has {layer.groups} groups" if layer.groups > 1 else None
@@ -82,6 +83,7 @@ class TwoRankSplit(Method):
     """Tucker-2 by a truncated higher-order SVD: pointwise, the kernel between fewer channels, pointwise."""
 
     name = "test-two-ranks"
+    axes = (1, 2, 3)
     stage_names = ("reduce", "core", "expand")
 
     def impossible(self, layer: LayerSpec) -> str | None:
@@ -150,6 +152,7 @@ class GroupedSplit(Method):
     """
 
     name = "test-grouped"
+    axes = (1, 2, 3)
 
     def impossible(self, layer: LayerSpec) -> str | None:
         if layer.groups > 1 or layer.axes == 0:
@@ -232,6 +235,3 @@ def _in_first(weight: Tensor, metric: Tensor | None) -> Tensor:
 
 def _smaller_first(matrix: Tensor) -> Tensor:
     return matrix if len(matrix) <= matrix.shape[1] else matrix.T.contiguous()
-
-
-METHODS = (ChannelSplit, TwoRankSplit, GroupedSplit)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from amct_pytorch.errors import AmctWarning
-from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
+from amct_pytorch.tensor_decompose import DecompositionConfig, RatioRank, auto_decomposition, plan_decomposition
+from amct_pytorch.tensor_decompose.methods import register_method
 
 from .models import conv, image
+from .split_methods import ChannelSplit
 
 
 class _LoraLayer(nn.Module):
@@ -321,3 +323,147 @@ def test_a_layer_that_never_runs_keeps_those_that_share_its_weight() -> None:
     assert plan.layers[1].reason == (
         "its weight is also that of 'read', which is kept (it never ran on the example inputs)"
     )
+
+
+class _WithTwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj, self.block = nn.Linear(8, 8), nn.ModuleDict({"inner": nn.Linear(8, 8)})
+
+
+class _ReadsInForward(_WithTwoLayers):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.proj.weight, self.proj.bias)
+
+
+class _ReadsInAMethod(_WithTwoLayers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._project(x)
+
+    def _project(self, x: Tensor) -> Tensor:
+        weight = self.proj.weight
+        return x @ weight.T
+
+
+class _ReadsInAProperty(_WithTwoLayers):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.kernel
+
+    @property
+    def kernel(self) -> Tensor:
+        return self.proj.weight.T
+
+
+class _ReadsInAComprehension(_WithTwoLayers):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part @ self.proj.weight.T for part in x.split(1)])
+
+
+class _ReadsInItsBase(_ReadsInForward):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+class _ReadsAndRunsIt(_WithTwoLayers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x) + self.proj.weight.norm()
+
+
+class _Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def kernel(self) -> Tensor:
+        return self.inner.weight
+
+
+class _ReadsThroughAMethodOfAnother(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = _Reader()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.proj.kernel()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(_ReadsInForward, _ReadsInAMethod, _ReadsInAProperty, _ReadsInAComprehension, _ReadsAndRunsIt),
+        *(_ReadsInItsBase, _ReadsThroughAMethodOfAnother),
+    ],
+)
+def test_a_linear_layer_whose_weight_the_forward_pass_reads_is_kept(kind: type[nn.Module]) -> None:
+    plan = plan_decomposition(nn.Sequential(kind()), _for_all_kinds())
+    kept = [layer for layer in plan.layers if not layer.decompose]
+    assert [layer.name.split(".")[:2] for layer in kept] == [["0", "proj"]]
+    assert kept[0].reason.startswith("its weight is read in '0' (by ")
+
+
+class _OnlyLooks(_WithTwoLayers):
+    """What the libraries of transformers do with a weight besides running the layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.proj.weight.dtype).to(device=self.proj.weight.device)
+        if isinstance(self.proj.weight, Tensor) and self.proj.weight.shape[0] == 8:
+            x = x + self.proj.weight.new_zeros(8)
+        return self.proj(x)
+
+    def reset(self) -> None:
+        nn.init.eye_(self.proj.weight)
+
+    def penalty(self) -> Tensor:
+        return self.proj.weight.norm()
+
+
+def test_a_weight_that_is_only_looked_at_or_read_besides_the_forward_pass_is_decomposed() -> None:
+    model, changes = auto_decomposition(_OnlyLooks(), config=_for_all_kinds())
+    assert list(changes) == ["proj", "block.inner"]
+    assert model(torch.ones(2, 8)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("example_inputs", [None, torch.ones(2, 5, 16)], ids=["plan", "run"])
+def test_attention_of_torch_and_its_fast_path_read_weights_which_are_kept(example_inputs: Tensor | None) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.Sequential(nn.Linear(16, 16), nn.TransformerEncoder(layer, 2)).eval()
+    plan = plan_decomposition(model, _for_all_kinds(), example_inputs=example_inputs)
+    reasons = {layer.name: layer.reason for layer in plan.layers if not layer.decompose}
+    assert len(reasons) == 6
+    assert "(by MultiheadAttention.forward)" in reasons["1.layers.0.self_attn.out_proj"]
+    assert "(by TransformerEncoderLayer.forward)" in reasons["1.layers.1.linear1"]
+    _, changes = plan.apply(model)
+    assert list(changes) == ["0"]
+    x = torch.ones(2, 5, 16)
+    with torch.no_grad():
+        fast = model(x)
+    torch.testing.assert_close(fast, model(x))
+
+
+def test_a_head_that_shares_its_weight_with_an_embedding_is_kept() -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(20, 8), "head": nn.Linear(8, 20, bias=False)})
+    model["head"].weight = model["embed"].weight
+    (layer,) = plan_decomposition(model, _for_all_kinds()).layers
+    assert layer.reason == "its weight is also 'embed.weight', which a split would untie"
+
+
+class _LinearAdapter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(8, 8)
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 8, bias=False)})
+
+
+def test_linear_layers_in_an_adapter_are_kept_until_it_is_merged() -> None:
+    plan = plan_decomposition(nn.Sequential(_LinearAdapter(), nn.Linear(8, 8)), _for_all_kinds())
+    assert [layer.name for layer in plan.layers if layer.decompose] == ["1"]
+    assert {layer.reason for layer in plan.layers if not layer.decompose} == {
+        "it is part of '0', an adapter (_LinearAdapter): merge the adapter first, then decompose"
+    }
+
+
+def _for_all_kinds() -> DecompositionConfig:
+    register_method(ChannelSplit())
+    return DecompositionConfig(method="test-channel", rank=RatioRank(0.5), rank_multiple=1, require_gain=False)

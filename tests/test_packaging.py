@@ -21,7 +21,11 @@ _READMES = ["README.md", "README_zh.md"]
 def test_the_public_names_are_these() -> None:
     assert tensor_decompose.__all__ == [
         "Calibration",
+        "DecomposedConv1d",
         "DecomposedConv2d",
+        "DecomposedConv3d",
+        "DecomposedLayer",
+        "DecomposedLinear",
         "DecompositionConfig",
         "DecompositionPlan",
         "EnergyRank",

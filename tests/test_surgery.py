@@ -302,7 +302,7 @@ def test_a_chain_that_was_added_to_goes_on_working(tmp_path: Path) -> None:
     assert auto_decomposition(model)[1] == {}
     with pytest.raises(LayerError, match="found ReLU in it"):
         _ = model[0].spec
-    with pytest.raises(LayerError, match="'0': expected a chain of convolutions as a decomposition method makes it"):
+    with pytest.raises(LayerError, match="'0': expected a chain of layers as a decomposition method makes it"):
         auto_decomposition(model, tmp_path / "info.json")
 
 
@@ -327,7 +327,7 @@ def test_a_file_that_splits_one_of_two_convs_of_one_weight_is_reported(tmp_path:
 def test_a_chain_changed_by_hand_is_reported_before_a_file_is_written(tmp_path: Path) -> None:
     model, _ = auto_decomposition(nn.Sequential(conv(), conv()))
     model[0][0].stride = (1, 2)
-    with pytest.raises(LayerError, match="'0': expected a chain of convolutions as a decomposition method makes it"):
+    with pytest.raises(LayerError, match="'0': expected a chain of layers as a decomposition method makes it"):
         auto_decomposition(model, tmp_path / "info.json")
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,7 @@ from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._report.units import in_gib, in_ms, name_of, settings_line
 from ..backend import DeviceInfo
+from ..tensor_decompose.model.spec import common_kind
 from .timing import Comparison
 
 WHOLE = "whole model"
@@ -28,7 +29,7 @@ class LayerBenchmark:
     conv
         Its geometry as text: "64→128, 3×3".
     mode
-        Kernel sizes of the chain that replaces it: "3×1, 1×3".
+        Kernel sizes of the chain that replaces it: "3×1, 1×3"; of a Linear layer the features: "64→16, 16→64".
     ranks
         Numbers of channels between the layers of the chain.
     calls
@@ -39,6 +40,8 @@ class LayerBenchmark:
         Multiply-accumulate operations in a forward pass, of the original layer and of the chain.
     comparison
         Times of the original layer and of the chain, and the speed-up; None for a layer that did not run.
+    kind
+        What the layer is: "Linear", "Conv1d", "Conv2d" or "Conv3d".
     """
 
     name: str
@@ -51,6 +54,7 @@ class LayerBenchmark:
     macs: int
     macs_after: int
     comparison: Comparison | None
+    kind: str = "Conv2d"
 
     @property
     def verdict(self) -> str:
@@ -125,10 +129,9 @@ class BenchmarkReport(JsonReport):
         return [title, *(_table(run, device) for run in self.runs)]
 
 
-# In a narrow terminal the measured columns are the last to be left out.
+_NAME = Column("layer", "name")
+# In a narrow terminal the measured columns are the last to be left out. Between the name and these is the geometry.
 _COLUMNS = (
-    Column("layer", "name"),
-    Column("Conv2d", priority=1),
     Column("chain", priority=0),
     Column("rank", "number", priority=3),
     Column("MACs left", "number", priority=2),
@@ -144,7 +147,9 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     if run.batch_size is not None:
         title += f", batch {run.batch_size}"
     title += f", {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}"
-    rows = [(*_layer_cells(layer), *_comparison_cells(layer.comparison), layer.verdict) for layer in run.layers]
+    kind = common_kind(layer.kind for layer in run.layers)
+    columns = (_NAME, Column(kind or "geometry", priority=1), *_COLUMNS)
+    rows = [(*_layer_cells(layer, kind), *_comparison_cells(layer.comparison), layer.verdict) for layer in run.layers]
     rows.append((WHOLE, "", "", "", "", *_comparison_cells(run.model), run.model.speed_up.verdict))
     sizes = f"Parameters: {run.parameters:,} → {run.parameters_after:,}."
     if run.peak_memory is not None and run.peak_memory_after is not None:
@@ -157,12 +162,13 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     if run.fallbacks:
         notes.append(f"Run on the CPU, as the device lacks them: {', '.join(run.fallbacks)}.")
     notes += [f"{note[0].upper()}{note[1:]}" for note in run.notes]
-    return Table(title, _COLUMNS, tuple(rows), tuple(notes))
+    return Table(title, columns, tuple(rows), tuple(notes))
 
 
-def _layer_cells(layer: LayerBenchmark) -> tuple[str, ...]:
+def _layer_cells(layer: LayerBenchmark, kind: str) -> tuple[str, ...]:
     share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
-    return layer.name or "(the model)", layer.conv, layer.mode, ", ".join(map(str, layer.ranks)), share
+    geometry = layer.conv if kind else f"{layer.kind} {layer.conv}"
+    return layer.name or "(the model)", geometry, layer.mode, ", ".join(map(str, layer.ranks)), share
 
 
 def _comparison_cells(comparison: Comparison | None) -> tuple[str, ...]:

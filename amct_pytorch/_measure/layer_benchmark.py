@@ -54,6 +54,7 @@ def compare_layers(
             LayerBenchmark(
                 name=pair.name,
                 conv=str(spec),
+                kind=spec.kind,
                 mode=pair.mode,
                 ranks=pair.ranks,
                 calls=len(arrived),

@@ -12,7 +12,8 @@ from torch import nn
 
 from .._report.units import name_of, ratio_of
 from ..backend import Tolerance
-from ..tensor_decompose.model.chain import DecomposedConv2d
+from ..tensor_decompose.model.chain import DecomposedLayer
+from ..tensor_decompose.model.spec import LayerModule
 from .pairing import Pair
 from .validation_report import LayerValidation
 
@@ -36,7 +37,7 @@ class LayerErrors:
         The chain in float64 on the host, built at the first call.
     """
 
-    chain: DecomposedConv2d
+    chain: DecomposedLayer
     calls: int = 0
     device: float = 0.0
     reference: float = 0.0
@@ -99,14 +100,14 @@ class LayerErrors:
         return LayerValidation(pair.name, pair.mode, pair.ranks, self.calls, error, worst, response, verdict)
 
 
-def _in_float64(chain: DecomposedConv2d) -> nn.Sequential:
-    """The same convolutions on the host in float64."""
+def _in_float64(chain: DecomposedLayer) -> nn.Sequential:
+    """The same layers on the host in float64."""
     stages = []
-    for spec, stage in zip(chain.stages, cast("Sequence[nn.Conv2d]", chain), strict=True):
-        conv = cast(nn.Conv2d, spec.build())
-        conv.weight = nn.Parameter(stage.weight.cpu().double())
-        conv.bias = None if stage.bias is None else nn.Parameter(stage.bias.cpu().double())
-        stages.append(conv)
+    for spec, stage in zip(chain.stages, cast("Sequence[LayerModule]", chain), strict=True):
+        layer = spec.build()
+        layer.weight = nn.Parameter(stage.weight.cpu().double())
+        layer.register_parameter("bias", None if stage.bias is None else nn.Parameter(stage.bias.cpu().double()))
+        stages.append(layer)
     return nn.Sequential(*stages)
 
 

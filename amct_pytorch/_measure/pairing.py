@@ -10,10 +10,10 @@ from torch import nn
 
 from .._report.units import ratio_of
 from ..errors import LayerError, ModelError, listed
-from ..tensor_decompose.model.chain import DecomposedConv2d
-from ..tensor_decompose.model.eligibility import geometry_of, is_conv2d_like
+from ..tensor_decompose.model.chain import DecomposedLayer
+from ..tensor_decompose.model.eligibility import geometry_of
 from ..tensor_decompose.model.layers import check_model
-from ..tensor_decompose.model.spec import LayerSpec, times
+from ..tensor_decompose.model.spec import LayerModule, LayerSpec, times
 
 # Advice in messages about an original that was decomposed itself.
 _KEEP_A_COPY = (
@@ -26,26 +26,26 @@ _LEAST_COSINE = 0.1
 
 @dataclass(frozen=True)
 class Pair:
-    """A convolution of the original model, and the chain that replaces it in the decomposed one.
+    """A layer of the original model, and the chain that replaces it in the decomposed one.
 
     Attributes
     ----------
     name
         Name of the layer in both models; of a shared layer, the first.
     original
-        The convolution.
+        The layer.
     decomposed
         The chain that replaces it.
     """
 
     name: str
-    original: nn.Conv2d
-    decomposed: DecomposedConv2d
+    original: LayerModule
+    decomposed: DecomposedLayer
 
     @property
     def mode(self) -> str:
-        """Kernel sizes of the chain: "3×1, 1×3"."""
-        return ", ".join(times(stage.kernel_size) for stage in self.decomposed.stages)
+        """Kernel sizes of the chain: "3×1, 1×3"; of Linear layers their features: "64→16, 16→64"."""
+        return ", ".join(times(stage.kernel_size) or str(stage) for stage in self.decomposed.stages)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -75,17 +75,17 @@ def pairs_of(original: object, decomposed: object) -> list[Pair]:
     if original is decomposed:
         raise ModelError(f"original and decomposed are one and the same model: {_KEEP_A_COPY}")
     before, after = _layers(cast(nn.Module, original)), _layers(cast(nn.Module, decomposed))
-    chains = {name: layer for name, layer in after.items() if isinstance(layer, DecomposedConv2d)}
+    chains = {name: layer for name, layer in after.items() if isinstance(layer, DecomposedLayer)}
     if not chains:
-        swapped = any(isinstance(layer, DecomposedConv2d) for layer in before.values())
+        swapped = any(isinstance(layer, DecomposedLayer) for layer in before.values())
         advice = "were the two given in the wrong order?" if swapped else "decompose it first"
         raise LayerError(f"no layer of the decomposed model is decomposed: {advice}")
     _check_same(before, after)
     pairs: dict[nn.Module, Pair] = {}
     for name, chain in chains.items():
         layer = before[name]
-        if not isinstance(layer, DecomposedConv2d):
-            pairs.setdefault(chain, Pair(name, cast(nn.Conv2d, layer), chain))
+        if not isinstance(layer, DecomposedLayer):
+            pairs.setdefault(chain, Pair(name, cast(LayerModule, layer), chain))
     if not pairs:
         raise LayerError(f"the original is decomposed in the same layers: {_KEEP_A_COPY}")
     return list(pairs.values())
@@ -119,13 +119,13 @@ def check_weights(pairs: Sequence[Pair]) -> None:
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by each of its names, except the convolutions inside of decomposed layers."""
+    """Every module by each of its names, except the layers inside of decomposed layers."""
     inside: tuple[str, ...] = ()
     layers = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if not name.startswith(inside) or not inside:
             layers[name] = module
-            if isinstance(module, DecomposedConv2d):
+            if isinstance(module, DecomposedLayer):
                 inside = (*inside, f"{name}." if name else "")
     return layers
 
@@ -146,10 +146,10 @@ def _check_same(before: Mapping[str, nn.Module], after: Mapping[str, nn.Module])
 
 
 def _geometry(layer: nn.Module) -> LayerSpec | None:
-    if isinstance(layer, DecomposedConv2d):
+    if isinstance(layer, DecomposedLayer):
         return layer.spec
-    return geometry_of(layer) if is_conv2d_like(layer) else None
+    return geometry_of(layer)
 
 
 def _described(geometry: LayerSpec | None) -> str:
-    return "no Conv2d" if geometry is None else f"a Conv2d {geometry}"
+    return "no such layer" if geometry is None else f"a {geometry.kind} {geometry}"

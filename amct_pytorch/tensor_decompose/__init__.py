@@ -28,14 +28,18 @@ from .api import auto_decomposition, decompose_network, plan_decomposition
 from .calibration.data import Calibration
 from .config import DecompositionConfig
 from .config_file import load_config, save_config
-from .model.chain import DecomposedConv2d
+from .model.chain import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d, DecomposedLayer, DecomposedLinear
 from .plan.layer_plan import LayerPlan
 from .plan.plan import DecompositionPlan, load_plan
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
 
 __all__ = [
     "Calibration",
+    "DecomposedConv1d",
     "DecomposedConv2d",
+    "DecomposedConv3d",
+    "DecomposedLayer",
+    "DecomposedLinear",
     "DecompositionConfig",
     "DecompositionPlan",
     "EnergyRank",

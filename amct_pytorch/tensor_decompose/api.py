@@ -29,9 +29,10 @@ from .info_file.rebuild import rebuilt, untied
 from .info_file.schema import parse
 from .model.layers import Survey, check_model, slots, survey
 from .model.replace import replaced
-from .model.spec import LayerSpec
+from .model.spec import LayerSpec, kinds_named
 from .name_rules import check_keys_name_layers
 from .plan.apply import apply_plan, checked_path
+from .plan.listed import axes_in_use, is_listed
 from .plan.plan import DecompositionPlan
 from .plan.planner import make_plan
 
@@ -46,7 +47,7 @@ def auto_decomposition(
     progress: bool | ProgressFunction = False,
     distributed: bool | datetime.timedelta = True,
 ) -> tuple[nn.Module, dict[str, list[str]]]:
-    """Decompose the convolutions of a pretrained model that are worth it, in place.
+    """Decompose the layers of a pretrained model that are worth it, in place.
 
     With the default configuration layers, modes and ranks are those of Huawei AMCT. Call it before the
     parameters are given to an optimizer and before the model is wrapped in DistributedDataParallel.
@@ -70,8 +71,8 @@ def auto_decomposition(
     Returns
     -------
     model : torch.nn.Module
-        The model given, changed. Only where that is itself a `torch.nn.Conv2d` it is left alone, and a
-        new module returned.
+        The model given, changed. Only where that is itself a layer, such as a `torch.nn.Conv2d`, it is left alone,
+        and a new module returned.
     changes : dict
         Names of the new layers by the name of the layer they replace:
         ``{"conv1": ["conv1.0", "conv1.1"], …}``.
@@ -198,8 +199,8 @@ def _plan(
 ) -> DecompositionPlan:
     config = config or DecompositionConfig()
     # A rule may well name a layer that an earlier call has decomposed.
-    known = [*(name for layer in found.layers for name in layer.names), *found.chains]
-    for text in check_keys_name_layers(config.named_layers(), known):
+    known = [*(name for layer in found.layers if is_listed(layer, config) for name in layer.names), *found.chains]
+    for text in check_keys_name_layers(config.named_layers(), known, kinds_named(axes_in_use(config))):
         warn_user(text)
     with reporting(progress, "decompose") as report:
         return make_plan(found, config, calibration, example_inputs, report, processes)
@@ -211,7 +212,7 @@ def decompose_network(
     """Give a model the decomposed structure that a decomposition information file describes, in place.
 
     The new layers await their weights: load them with ``model.load_state_dict(…)``. Until then they hold what
-    a new `torch.nn.Conv2d` would, drawn from a generator of their own. On the meta device too, to load big
+    a new layer of torch would, drawn from a generator of their own. On the meta device too, to load big
     checkpoints with ``assign=True``.
 
     Parameters
@@ -224,8 +225,8 @@ def decompose_network(
     Returns
     -------
     model : torch.nn.Module
-        The model given, changed. Only where that is itself a `torch.nn.Conv2d` it is left alone, and a
-        new module returned.
+        The model given, changed. Only where that is itself a layer, such as a `torch.nn.Conv2d`, it is left alone,
+        and a new module returned.
     changes : dict
         As of `auto_decomposition`. Layers that are decomposed already as the file says are left alone.
 

@@ -20,7 +20,10 @@ class DecompositionConfig:
     Parameters
     ----------
     method
-        Name of the decomposition method; see `amct_pytorch.tensor_decompose.methods`.
+        Name of the decomposition method: ``"separable"``, ``"channel"``, ``"tucker2"`` or another that is installed;
+        see `amct_pytorch.tensor_decompose.methods`. ``"auto"`` chooses among these three for each layer: ``rank`` is
+        that of the first that may split it, and the one wins that leaves out least at no more multiply-accumulates,
+        or without example inputs parameters; with calibration, of what the layer's inputs make of it.
     rank
         A rank policy: `EvbmfRank`, `EnergyRank`, `RatioRank` or `FixedRank`.
     rank_multiple
@@ -84,6 +87,16 @@ class DecompositionConfig:
         policy = settings.rank.for_layer(names)
         return policy if isinstance(policy, str) else dataclasses.replace(settings, rank=policy)
 
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods in use: the one for all layers, and those that rules give to single ones."""
+        return list(dict.fromkeys([self.method, *(self._method_by(rule) for rule in self.layers.values())]))
+
+    def method_for(self, names: tuple[str, ...]) -> str:
+        """Name of the method for a layer, also where a rule keeps it."""
+        key = find_rule(self.layers, names)
+        return self.method if key is None else self._method_by(self.layers[key])
+
     def named_layers(self) -> Iterable[tuple[str, str]]:
         """Every key that should name a layer, each with the setting it stands in."""
         yield from (("layers", key) for key in self.layers)
@@ -91,6 +104,9 @@ class DecompositionConfig:
         for policy in policies:
             if isinstance(policy, FixedRank) and isinstance(policy.ranks, Mapping):
                 yield from (("FixedRank", key) for key in policy.ranks)
+
+    def _method_by(self, rule: Literal[False] | Mapping[str, object]) -> str:
+        return self.method if rule is False else str(rule.get("method", self.method))
 
     def _with_rule(self, name: str | None, rule: object) -> DecompositionConfig:
         allowed = ("method", "rule", "rank", "rank_multiple", "require_gain")

@@ -59,7 +59,7 @@ def check_patterns(setting: str, rules: Mapping[str, object]) -> None:
                 raise ConfigError(f"{setting}: {key!r} is no regular expression: {error}") from None
 
 
-def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str]) -> list[str]:
+def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str], kinds: str) -> list[str]:
     """Check that the keys of rules name layers of the model.
 
     Parameters
@@ -67,7 +67,9 @@ def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str
     keys
         Each with the setting that it stands in.
     layers
-        Names of the model's layers.
+        Names of the model's layers, as far as a plan speaks of them.
+    kinds
+        What they are called in messages.
 
     Returns
     -------
@@ -84,11 +86,11 @@ def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str
     for setting, key in keys:
         if key.startswith(PATTERN):
             if not any(re.search(key.removeprefix(PATTERN), name) for name in known):
-                idle.append(f"{setting}: the pattern {key!r} matches no Conv2d of the model")
+                idle.append(f"{setting}: the pattern {key!r} matches no {kinds} of the model")
         elif key not in known:
             close = difflib.get_close_matches(key, known, n=3)
             hint = f"did you mean {', '.join(map(repr, close))}?" if close else ""
             if any(name.startswith(f"{key}.") for name in known):
-                hint = f"for all Conv2d inside that module, use {f're:^{re.escape(key)}[.]'!r}"
-            raise ConfigError(f"{setting}: the model has no Conv2d named {key!r}; {hint}".rstrip("; "))
+                hint = f"for all {kinds} inside that module, use {f're:^{re.escape(key)}[.]'!r}"
+            raise ConfigError(f"{setting}: the model has no {kinds} named {key!r}; {hint}".rstrip("; "))
     return idle

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.weight_group import WeightGroup
+from ..model.spec import LayerModule
 
 
 def correctable_biases(model: nn.Module, group: WeightGroup, *, add: bool) -> tuple[int | None, ...]:
@@ -35,8 +36,8 @@ def correctable_biases(model: nn.Module, group: WeightGroup, *, add: bool) -> tu
     return tuple(taken)
 
 
-def bias_of(module: nn.Conv2d) -> Tensor:
+def bias_of(module: LayerModule) -> Tensor:
     """Its bias (out,) in float64 on the host, zeros where it has none."""
     if module.bias is None:
-        return torch.zeros(module.out_channels, dtype=torch.float64, device="cpu")
+        return torch.zeros(len(module.weight), dtype=torch.float64, device="cpu")
     return module.bias.detach().cpu().double()

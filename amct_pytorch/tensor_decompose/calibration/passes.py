@@ -74,7 +74,9 @@ def fit_to_data(
         for layer, module, number in zip(group.layers, group.modules, numbers, strict=True):
             if number is not None and not is_finite(bias_of(module)):
                 raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
-    factoring.choose_by_weights(factoring.requests_by(ignoring_calibration=True))
+    factoring.choose_by_weights(
+        [*factoring.chosen_by_weights, *_unaffordable(groups, factoring.open_methods, runs.calibration.memory)]
+    )
     fitting = _LayerAfterLayer if runs.calibration.mode == "reconstruct" else _AllAtOnce
     fitted = fitting(runs, factoring, biases, report, processes).fit()
     _warn(groups, fitted)
@@ -104,7 +106,12 @@ class _Fitting:
         open_ = self.factoring.undecided
         # Of a layer that no batch has reached the weight alone is known; the plan keeps it.
         self.factoring.choose_by_weights([index for index in open_ if not sums[index].samples])
-        self.factoring.choose_by_data(lambda index: spectrum_on_data(self.groups[index], sums[index]))
+        self.factoring.choose_by_data(lambda index, group: spectrum_on_data(group, sums[index]))
+
+    def sums_to_choose_by(self, index: int) -> MomentSums:
+        """Sums of what the first stage of a group sees; of whole patches where its method is still to be chosen."""
+        method_is_open = index in self.factoring.open_methods
+        return MomentSums(None if method_is_open else first_stage_offsets(self.groups[index]))
 
     def recorders(self, sums: Mapping[int, MomentSums]) -> Recorders:
         """A recorder for every layer that may be fitted."""
@@ -169,7 +176,7 @@ class _AllAtOnce(_Fitting):
 
     def fit(self) -> dict[int, Fitted]:
         sums = {
-            index: MomentSums(first_stage_offsets(self.groups[index]) if self.modes[index] == "whiten" else None)
+            index: MomentSums(None) if self.modes[index] != "whiten" else self.sums_to_choose_by(index)
             for index in self.candidates
         }
         recorders = self.recorders(sums)
@@ -203,7 +210,7 @@ class _LayerAfterLayer(_Fitting):
     """One pass with the original, then one for each layer in the order in which they run."""
 
     def fit(self) -> dict[int, Fitted]:
-        looking = {index: MomentSums(first_stage_offsets(self.groups[index])) for index in self.factoring.undecided}
+        looking = {index: self.sums_to_choose_by(index) for index in self.factoring.undecided}
         recorders = self.recorders(looking)
         order = self.run_original(recorders, lambda recorder: recorder.record)
         for total in looking.values():
@@ -281,6 +288,16 @@ def _affordable(
         else:
             taken = needed
     return modes, notes
+
+
+def _unaffordable(groups: Sequence[WeightGroup], which: Sequence[int], memory: int) -> list[int]:
+    """Those of these groups for whose moments of whole patches there is no memory."""
+    taken, left = 0, []
+    for index in sorted(which, key=lambda index: bytes_of_moments(groups[index].spec)):
+        taken += bytes_of_moments(groups[index].spec)
+        if taken > memory:
+            left.append(index)
+    return left
 
 
 def _gib(size: int) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..._report.units import name_of
 from ..._run.tensors import is_finite, widened
 from ...errors import InputsError
-from ..model.spec import LayerSpec, Positions, responses_at
+from ..model.spec import LayerModule, LayerSpec, Positions, responses_at
 from .moments import MomentSums
 from .positions import halves_of, sample_positions
 
@@ -44,7 +45,7 @@ class LayerRecorder:
 
     name: str
     spec: LayerSpec
-    module: nn.Conv2d
+    module: LayerModule
     intercept: int | None
     budget: float
     sums: MomentSums | None = None
@@ -127,7 +128,7 @@ class LayerRecorder:
                 f"layer {self.name!r}: its input on calibration batch {self._batch} holds NaN or infinity: "
                 "nothing can be fitted to that; look at the batch, or at the layers before"
             )
-        response: Tensor = type(self.module).forward(self.module, inputs)
+        response: Tensor = cast(Any, type(self.module)).forward(self.module, inputs)
         if not is_finite(response):
             raise InputsError(
                 f"layer {self.name!r}: its response on calibration batch {self._batch} holds NaN or infinity, from a "

@@ -25,7 +25,7 @@ from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
-from ..model.chain import DecomposedConv2d
+from ..model.chain import DecomposedLayer
 from .biases import bias_of
 from .layer_fit import Fitted
 from .recorder import LayerRecorder
@@ -121,7 +121,7 @@ def rescale(
     scaled: list[LayerRecorder] = []
     left = 0
 
-    def scaling(recorder: LayerRecorder, chain: DecomposedConv2d, total: _Sums) -> Forward:
+    def scaling(recorder: LayerRecorder, chain: DecomposedLayer, total: _Sums) -> Forward:
         def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
             nonlocal left
             response = chain(input)

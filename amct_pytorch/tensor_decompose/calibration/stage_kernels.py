@@ -36,7 +36,12 @@ def prefix_offsets(layer: LayerSpec, prefix: Sequence[LayerSpec]) -> Tensor:
 
 
 def first_stage_offsets(group: WeightGroup) -> Tensor:
-    """Which values of a patch the first stage sees, (d, J), at any ranks; see `prefix_offsets`."""
+    """Which values of a patch the first stage sees, (d, J), at any ranks; see `prefix_offsets`.
+
+    All, (D, 1), where the method is still to be chosen.
+    """
+    if len(group.by_method) > 1:
+        return torch.arange(group.spec.patch_size, device="cpu")[:, None]
     smallest = (1,) * len(group.method.full_ranks(group.spec))
     return prefix_offsets(group.spec, group.stages(smallest)[:1])
 

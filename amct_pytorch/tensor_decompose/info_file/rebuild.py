@@ -11,17 +11,18 @@ import torch
 from torch import nn
 
 from ...errors import InfoFileError
-from ..model.chain import DecomposedConv2d, Split
+from ..model.chain import DecomposedLayer
 from ..model.layers import Layer, Slot
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like
-from ..model.spec import LayerSpec
+from ..model.spec import LayerModule, LayerSpec
+from ..model.split import Split
 from .schema import Entry
 
 
 def rebuilt(
     entries: Sequence[Entry],
     layers: Sequence[Layer],
-    chains: Mapping[str, DecomposedConv2d],
+    chains: Mapping[str, DecomposedLayer],
     places: Mapping[str, Slot],
 ) -> list[Replacement]:
     """What replaces the layers of a model so that it gets the structure of the entries.
@@ -56,14 +57,14 @@ def rebuilt(
         _check_alike(group)
         split = group[0].split
         layer = layer_of[group[0].name]
-        module = cast(nn.Conv2d, layer.module)
+        module = cast(LayerModule, layer.module)
         named_places = {places.get(entry.name) for entry in group}
         names = tuple(name for name in layer.names if places.get(name) in named_places)
         key = (id(module.weight), split.method, split.ranks)
         if key not in shared:
             weights = [_initial_weight(stage, module.weight.device, generator) for stage in split.stages]
             shared[key] = parameters_like(module.weight, weights)
-        bias = bias_for(module, torch.zeros(module.out_channels, device="cpu")) if split.added_bias else None
+        bias = bias_for(module, torch.zeros(split.layer.out_channels, device="cpu")) if split.added_bias else None
         replacements.append(Replacement(names, module, build_chain(module, split, shared[key], bias)))
     return replacements
 
@@ -104,7 +105,7 @@ def _check_alike(entries: Sequence[Entry]) -> None:
             )
 
 
-def _check_same(entry: Entry, chain: DecomposedConv2d) -> None:
+def _check_same(entry: Entry, chain: DecomposedLayer) -> None:
     found = chain.split_as_it_is()
     if found != entry.split:
         described = "a chain that was changed" if found is None else _described(found)
@@ -123,7 +124,7 @@ def _described(split: Split) -> str:
 
 
 def _initial_weight(stage: LayerSpec, device: torch.device, generator: torch.Generator) -> torch.Tensor:
-    """What a new Conv2d would begin with; without values on the meta device."""
+    """What a new layer would begin with; without values on the meta device."""
     if device.type == "meta":
         return torch.empty(stage.weight_shape, device="meta")
     weight = torch.empty(stage.weight_shape, device="cpu", dtype=torch.float32)

@@ -11,7 +11,11 @@ and ``added_bias`` are ours, and the reference ignores them::
 
 The nodes are the stages of the split, under the names that its method gives them. Where calibration has given the
 layer a bias that it had not, the entry has ``"added_bias": true`` and version 2: a reader that overlooks it rebuilds
-another network. A split by another method than the reference's has version 3.
+another network. What the reference does not split, by another method or of another kind than Conv2d, has version 3.
+An entry of another kind names it as ``"layer"``; the lists of a Conv1d or Conv3d have one number or three, and a Linear
+layer has its features alone::
+
+    {"ori_layer_info": {"name": "head", "in_features": 512, "out_features": 1000}, "layer": "Linear", …}
 """
 
 from __future__ import annotations
@@ -25,13 +29,14 @@ from typing import Any, NoReturn
 from ...errors import ConfigError, InfoFileError, LayerError
 from ..methods import get_method
 from ..methods.weight_group import split_of
-from ..model.chain import DecomposedConv2d, Split
-from ..model.spec import LayerSpec
+from ..model.chain import DecomposedLayer
+from ..model.spec import KINDS, LayerSpec
+from ..model.split import Split
 
 VERSION = 3
 """The newest version of an entry that this release reads."""
 
-_REFERENCE_METHOD = "separable"
+_REFERENCE_METHOD, _REFERENCE_KIND = "separable", "Conv2d"
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Entry:
     @property
     def version(self) -> int:
         """The oldest version of the format that can say so."""
-        if self.split.method != _REFERENCE_METHOD:
+        if (self.split.method, self.split.layer.kind) != (_REFERENCE_METHOD, _REFERENCE_KIND):
             return 3
         return 2 if self.split.added_bias else 1
 
@@ -70,7 +75,7 @@ def parse(text: str, layers: Mapping[str, LayerSpec | str]) -> list[Entry]:
     text
         Content of the file.
     layers
-        By name, the geometry of every Conv2d of the model, from which the entries get padding and bias; or the
+        By name, the geometry of every layer of the model, from which the entries get padding and bias; or the
         reason in words why the layer cannot be taken apart.
 
     Raises
@@ -93,7 +98,7 @@ def parse(text: str, layers: Mapping[str, LayerSpec | str]) -> list[Entry]:
     return entries
 
 
-def entries_of_chains(chains: Mapping[str, DecomposedConv2d]) -> list[Entry]:
+def entries_of_chains(chains: Mapping[str, DecomposedLayer]) -> list[Entry]:
     """An entry for every name of layers that are decomposed already.
 
     Raises
@@ -106,7 +111,7 @@ def entries_of_chains(chains: Mapping[str, DecomposedConv2d]) -> list[Entry]:
         split = chain.split_as_it_is()
         if split is None:
             raise LayerError(
-                f"layer {name!r}: expected a chain of convolutions as a decomposition method makes it, found {chain}: "
+                f"layer {name!r}: expected a chain of layers as a decomposition method makes it, found {chain}: "
                 "the information file cannot describe it"
             )
         entries.append(Entry(name, split))
@@ -116,17 +121,10 @@ def entries_of_chains(chains: Mapping[str, DecomposedConv2d]) -> list[Entry]:
 def _to_json(entry: Entry) -> dict[str, Any]:
     split, method = entry.split, get_method(entry.split.method)
     layer = split.layer
+    kind = {} if layer.kind == _REFERENCE_KIND else {"layer": layer.kind}
     bias = {"added_bias": True} if split.added_bias else {}
     return {
-        "ori_layer_info": {
-            "name": entry.name,
-            "in_channels": layer.in_channels,
-            "out_channels": layer.out_channels,
-            "kernel_size": list(layer.kernel_size),
-            "stride": list(layer.stride),
-            "dilation": list(layer.dilation),
-            "groups": layer.groups,
-        },
+        "ori_layer_info": {"name": entry.name, **_geometry(layer)},
         "mode": method.mode(layer),
         "decom_nodes": {
             node: {"weight_shape": list(stage.weight_shape)}
@@ -134,7 +132,22 @@ def _to_json(entry: Entry) -> dict[str, Any]:
         },
         "version": entry.version,
         "method": split.method,
+        **kind,
         **bias,
+    }
+
+
+def _geometry(layer: LayerSpec) -> dict[str, int | list[int]]:
+    """What an entry says of the geometry of a layer."""
+    if layer.axes == 0:
+        return {"in_features": layer.in_channels, "out_features": layer.out_channels}
+    return {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": list(layer.kernel_size),
+        "stride": list(layer.stride),
+        "dilation": list(layer.dilation),
+        "groups": layer.groups,
     }
 
 
@@ -168,24 +181,29 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
     info = _field(item, "ori_layer_info", where, dict, "an object")
     name = _field(info, "name", f"{where}, ori_layer_info", str, "a string")
     where = f"{where} ({name!r})"
+    kind = _field({"layer": _REFERENCE_KIND, **item}, "layer", where, str, "a string")
+    if kind not in _KINDS:
+        _fail(f"{where}, layer", f"one of {', '.join(_KINDS)}", kind)
     if name not in layers:
         close = difflib.get_close_matches(name, layers, n=3)
         hint = f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
-        raise InfoFileError(f"{where}: the model has no Conv2d of that name{hint}: is this the file of another model?")
+        raise InfoFileError(f"{where}: the model has no {kind} of that name{hint}: is this the file of another model?")
     layer = layers[name]
     if isinstance(layer, str):
         raise LayerError(f"layer {name!r} cannot be decomposed as the file says: {layer}")
-    for key in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups"):
-        expected = getattr(layer, key)
-        expected = list(expected) if isinstance(expected, tuple) else expected
+    if kind != layer.kind:
+        raise InfoFileError(
+            f"{where}: the model has no {kind} of that name, but a {layer.kind}: is this the file of another model?"
+        )
+    for key, own in _geometry(layer).items():
         found = _field(info, key, f"{where}, ori_layer_info", object, "")
-        if not _is_same(found, expected):
-            _fail(f"{where}, ori_layer_info, {key}", f"{expected!r} as in the model", found)
+        if not _is_same(found, own):
+            _fail(f"{where}, ori_layer_info, {key}", f"{own!r} as in the model", found)
     try:
         method = get_method(_field({"method": _REFERENCE_METHOD, **item}, "method", where, str, "a name"))
     except ConfigError as error:
         raise InfoFileError(f"{where}, {error}") from None
-    impossible = method.impossible(layer)
+    impossible = method.why_not(layer)
     if impossible is not None:
         raise InfoFileError(f"{where}: the model's layer cannot be decomposed: {impossible}")
     mode = _field(item, "mode", where, str, "a string")
@@ -222,6 +240,7 @@ def _shapes(item: dict[str, Any], where: str, names: Sequence[str], dimensions: 
     return shapes
 
 
+_KINDS = tuple(kind.__name__ for kind in KINDS)
 # Numbers of dimensions of a weight, in words.
 _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 

@@ -30,9 +30,21 @@ class Method(abc.ABC):
     stage_names: ClassVar[tuple[str, ...]] = ("first", "last")
     """What its stages are called in the information file, in order."""
 
+    axes: ClassVar[tuple[int, ...]] = (2,)
+    """How many spatial axes the layers have that it is for: 0 for Linear, 1 to 3 for Conv1d to Conv3d.
+
+    Layers of other kinds are in none of its plans. Of these, `impossible` says which it cannot split.
+    """
+
     @abc.abstractmethod
     def impossible(self, layer: LayerSpec) -> str | None:
         """Why no split of this geometry computes what the layer does, in words; None where one does."""
+
+    def why_not(self, layer: LayerSpec) -> str | None:
+        """Why a layer of any kind is not split, in words; None where it can be."""
+        if layer.axes not in self.axes:
+            return f"it is a {layer.kind}, which the method {self.name!r} does not split"
+        return self.impossible(layer)
 
     def unadvised(self, layer: LayerSpec) -> str | None:
         """Why a layer that could be split is kept unless ``rule="any"``, in words; None where it is not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -12,11 +12,15 @@ from ..._run.progress import ProgressFunction
 from ..._run.workers import run_all
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
 from ..ranks.spectrum import Spectrum
+from .candidates import chosen_at_equal_cost
 from .linalg import exact_matmul
 from .weight_group import Factors, WeightGroup
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
 _ALONE_FROM = 4096
+
+Spectra = dict[str, Spectrum]
+"""The spectra of a weight by the names of the methods that may split it."""
 
 Result = TypeVar("Result")
 
@@ -41,12 +45,21 @@ class Factoring:
     """
 
     def __init__(self, groups: Sequence[WeightGroup], report: ProgressFunction, processes: ProcessGroup) -> None:
-        self.groups = groups
         self._report, self._processes = report, processes
-        self._requests: list[RankRequest] = [group.request for group in groups]
-        self._costs = [group.cost for group in groups]
+        self._by_method = [group.by_method for group in groups]
+        self.groups = [
+            group if len(alternatives) > 1 else next(iter(alternatives.values()))
+            for group, alternatives in zip(groups, self._by_method, strict=True)
+        ]
+        """The weights; their settings name the method, once it is chosen where there are several."""
+        # Ranks are chosen for the first method that may split a weight; others are taken at its cost.
+        self._first = [next(iter(alternatives)) for alternatives in self._by_method]
+        self._requests: list[RankRequest] = [
+            alternatives[first].request for alternatives, first in zip(self._by_method, self._first, strict=True)
+        ]
+        self._costs = [sum(one.cost for one in alternatives.values()) for alternatives in self._by_method]
         self._own = set(processes.mine(self._costs))
-        self._spectra: dict[int, Spectrum] = {}
+        self._spectra: dict[int, Spectra] = {}
         self.choices: dict[int, Choice] = {}
         """By number of the group, the ranks that are chosen so far."""
         self.plain: dict[int, Factors] = {}
@@ -63,41 +76,57 @@ class Factoring:
         return [index for index, choice in sorted(self.choices.items()) if self.groups[index].gains(choice.ranks)]
 
     def look_at_weights(self, report: ProgressFunction | None = None) -> None:
-        """Compute the spectrum of every weight."""
-        every = range(len(self.groups))
-        self._spectra = self._spectra_of(lambda index: self.groups[index].spectrum(), every, report or silent)
+        """Compute the spectra of every weight."""
+        self._spectra = self._spectra_of(range(len(self.groups)), report or silent)
 
     def choose_by_weights(self, which: Sequence[int]) -> None:
         """Choose the ranks of these groups from the spectra of their weights, then split them."""
-        self._choose(which, self._spectra)
+        first = self._choose(which, self._spectra, self._spectra)
         # Where rounding in float32 may have turned a choice, or blurs what it keeps, it is made again in float64.
         doubtful = [
             index
             for index in which
-            if rounding_decides(self._requests[index], self._spectra[index], self.choices[index])
+            if rounding_decides(self._requests[index], self._spectra[index][self._first[index]], first[index])
+            or self._blurs(index)
         ]
         self._look_exactly_at(doubtful)
-        self._choose(doubtful, self._spectra)
+        self._choose(doubtful, self._spectra, self._spectra)
         self._split(which)
 
-    def choose_by_data(self, spectrum_on_data: Callable[[int], Spectrum]) -> None:
-        """Choose the ranks that are undecided from spectra of the weights seen through data, then split the weights.
+    def choose_by_data(self, spectrum_on_data: Callable[[int, WeightGroup], Spectrum]) -> None:
+        """Choose what is undecided from spectra of the weights seen through data, then split the weights.
 
         Parameters
         ----------
         spectrum_on_data
-            Gives the spectrum of the group of a number.
+            Gives the spectrum of the group of a number, with a method that may split it.
         """
         which = self.undecided
-        self._choose(which, self.share_out(spectrum_on_data, which, silent))
-        self._look_exactly_at([index for index in which if self._spectra[index].blurs(self.choices[index].ranks)])
+
+        def spectra(index: int) -> Spectra:
+            return {name: spectrum_on_data(index, group) for name, group in self._by_method[index].items()}
+
+        seen = self.share_out(spectra, which, silent)
+        asked = {
+            index: self._spectra[index] if self._requests[index].ignores_calibration else seen[index] for index in which
+        }
+        self._choose(which, asked, seen)
+        self._look_exactly_at([index for index in which if self._blurs(index)])
         self._split(which)
 
-    def requests_by(self, *, ignoring_calibration: bool) -> list[int]:
-        """Groups whose ranks do not depend on calibration data, or those whose ranks do."""
+    @property
+    def chosen_by_weights(self) -> list[int]:
+        """Groups for which nothing depends on calibration data: not their ranks, and there is but one method."""
         return [
-            index for index, request in enumerate(self._requests) if request.ignores_calibration == ignoring_calibration
+            index
+            for index, request in enumerate(self._requests)
+            if request.ignores_calibration and len(self._by_method[index]) == 1
         ]
+
+    @property
+    def open_methods(self) -> list[int]:
+        """Groups that one of several methods is still to be chosen for."""
+        return [index for index in self.undecided if len(self._by_method[index]) > 1]
 
     def share_out(
         self, function: Callable[[int], Result], which: Sequence[int], report: ProgressFunction | None = None
@@ -135,22 +164,41 @@ class Factoring:
             found.update(shared)
         return found
 
-    def _choose(self, which: Sequence[int], spectra: dict[int, Spectrum]) -> None:
-        chosen = choose_each_alone([self._requests[index] for index in which], [spectra[index] for index in which])
-        self.choices.update(zip(which, chosen, strict=True))
+    def _choose(
+        self, which: Sequence[int], asked: Mapping[int, Spectra], compared: Mapping[int, Spectra]
+    ) -> dict[int, Choice]:
+        """Choose ranks of the first methods from some spectra, and then among the methods by others.
+
+        Returns
+        -------
+        dict
+            The ranks of the first methods.
+        """
+        chosen = choose_each_alone(
+            [self._requests[index] for index in which], [asked[index][self._first[index]] for index in which]
+        )
+        first = dict(zip(which, chosen, strict=True))
+        for index in which:
+            method, self.choices[index] = chosen_at_equal_cost(self._by_method[index], compared[index], first[index])
+            self.groups[index] = self._by_method[index][method]
+        return first
+
+    def _spectrum_of_chosen(self, index: int) -> Spectrum:
+        return self._spectra[index][self.groups[index].method.name]
+
+    def _blurs(self, index: int) -> bool:
+        return self._spectrum_of_chosen(index).blurs(self.choices[index].ranks)
 
     def _look_exactly_at(self, which: Sequence[int]) -> None:
-        self._spectra.update(self._spectra_of(lambda index: self.groups[index].spectrum(exact=True), which, silent))
+        self._spectra.update(self._spectra_of(which, silent, exact=True))
 
-    def _spectra_of(
-        self, function: Callable[[int], Spectrum], which: Sequence[int], report: ProgressFunction
-    ) -> dict[int, Spectrum]:
+    def _spectra_of(self, which: Sequence[int], report: ProgressFunction, *, exact: bool = False) -> dict[int, Spectra]:
         """Spectra by number of the group; singular vectors stay in the process that has computed them."""
-        own: dict[int, Spectrum] = {}
+        own: dict[int, Spectra] = {}
 
-        def without_vectors(index: int) -> Spectrum:
-            own[index] = function(index)
-            return own[index].keeping([0] * len(own[index].unfoldings))
+        def without_vectors(index: int) -> Spectra:
+            own[index] = {name: group.spectrum(exact=exact) for name, group in self._by_method[index].items()}
+            return {name: spectrum.keeping([0] * len(spectrum.unfoldings)) for name, spectrum in own[index].items()}
 
         return {**self.share_out(without_vectors, which, report), **own}
 
@@ -158,7 +206,9 @@ class Factoring:
         """Split the weights whose split is wanted; spectra and singular vectors go as they are used."""
 
         def factors(index: int) -> Factors:
-            return self.groups[index].factors(self.choices[index].ranks, self._spectra.pop(index))
+            spectrum = self._spectrum_of_chosen(index)
+            del self._spectra[index]
+            return self.groups[index].factors(self.choices[index].ranks, spectrum)
 
         wanted = [index for index in which if self.groups[index].gains(self.choices[index].ranks)]
         self.plain.update(self.share_out(factors, wanted, silent))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -80,6 +80,18 @@ def balanced(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     turn, singulars, back = torch.linalg.svd(left_rest @ right_rest.T)
     strength = singulars.sqrt()
     return (left @ turn * strength).T, strength[:, None] * (back @ right.T)
+
+
+def evened(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Factors with the same product, scaled so that their root mean squares are equal; those with one of zeros stay.
+
+    Half precision can then hold all of them.
+    """
+    lengths = [float(weight.norm()) / math.sqrt(weight.numel()) for weight in weights]
+    if not all(lengths):
+        return tuple(weights)
+    mean = math.prod(lengths) ** (1 / len(lengths))
+    return tuple(weight * (mean / length) for weight, length in zip(weights, lengths, strict=True))
 
 
 def _scaled(matrix: Matrix, scale: float) -> Tensor:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from torch import Tensor, nn
+import numpy as np
+import torch
+from torch import Tensor
 
 from ..._run.tensors import widened
+from ...errors import LayerError
 from ..config import DecompositionConfig
-from ..model.chain import Split
 from ..model.compose import error_of_chain
 from ..model.eligibility import host_weight
 from ..model.layers import Layer
-from ..model.spec import LayerSpec, macs_over_calls
+from ..model.spec import LayerModule, LayerSpec, macs_over_calls
+from ..model.split import Split
 from ..ranks.choose import RankRequest
 from ..ranks.spectrum import Spectrum
-from . import get_method
 from .base import Method
+from .eligible import eligible_methods
+from .registry import get_method
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,9 @@ class WeightGroup:
         return cast(LayerSpec, self.layers[0].spec)
 
     @property
-    def modules(self) -> tuple[nn.Conv2d, ...]:
+    def modules(self) -> tuple[LayerModule, ...]:
         """The layers themselves."""
-        return tuple(cast(nn.Conv2d, layer.module) for layer in self.layers)
+        return tuple(cast(LayerModule, layer.module) for layer in self.layers)
 
     @property
     def name(self) -> str:
@@ -76,13 +81,21 @@ class WeightGroup:
 
     @property
     def method(self) -> Method:
-        """How the weight is to be split."""
+        """How the weight is to be split, where its settings do not leave that open."""
         return get_method(self.settings.method)
+
+    @property
+    def by_method(self) -> dict[str, WeightGroup]:
+        """The same by each method that may split it, in their order; one unless its settings leave the method open."""
+        return {
+            method.name: dataclasses.replace(self, settings=dataclasses.replace(self.settings, method=method.name))
+            for method in eligible_methods([cast(LayerSpec, layer.spec) for layer in self.layers], self.settings)
+        }
 
     @property
     def request(self) -> RankRequest:
         """What ranks are wanted for it."""
-        return RankRequest(self.name, self.settings.rank, self.settings.rank_multiple)
+        return RankRequest(self.name, self.settings.method, self.settings.rank, self.settings.rank_multiple)
 
     @property
     def cost(self) -> float:
@@ -101,6 +114,15 @@ class WeightGroup:
         """Number of weights and biases of one layer after a split at these ranks."""
         return sum(stage.parameters for stage in self.stages(ranks))
 
+    def macs_at(self, ranks: Sequence[int]) -> int | None:
+        """Multiply-accumulates over all known calls after a split at these ranks; None where none are known."""
+        return macs_over_calls(self.stages(ranks), self.calls) or None
+
+    def cost_at(self, ranks: Sequence[int]) -> int:
+        """What splits are compared by: their multiply-accumulates where calls are known, else their parameters."""
+        macs = self.macs_at(ranks)
+        return self.parameters_at(ranks) if macs is None else macs
+
     def shortfall(self, ranks: Sequence[int]) -> str | None:
         """Why a split at these ranks is not wanted, in words; None where it gains something, or need not."""
         if not self.settings.require_gain:
@@ -109,9 +131,9 @@ class WeightGroup:
         before, after = self.spec.parameters, self.parameters_at(ranks)
         if after >= before:
             return f"{at} have {after:,} parameters, no fewer than {before:,}"
-        before, after = self._macs((self.spec,)), self._macs(self.stages(ranks))
-        if before and after >= before:
-            return f"{at} take {after:,} MACs, no fewer than {before:,}"
+        before, macs = macs_over_calls((self.spec,), self.calls), self.macs_at(ranks)
+        if before and macs is not None and macs >= before:
+            return f"{at} take {macs:,} MACs, no fewer than {before:,}"
         return None
 
     def gains(self, ranks: Sequence[int]) -> bool:
@@ -133,7 +155,9 @@ class WeightGroup:
             Whether to compute it in float64 whatever the weight is in; with a metric it always is.
         """
         weight = self.weight()
-        spectrum = self.method.spectrum(weight.double() if exact or metric is not None else weight, self.spec, metric)
+        weight = weight.double() if exact or metric is not None else weight
+        with self._naming_the_layer():
+            spectrum = self.method.spectrum(weight, self.spec, metric)
         return spectrum.keeping(self._largest_wanted())
 
     def factors(self, ranks: Sequence[int], spectrum: Spectrum, metric: Tensor | None = None) -> Factors:
@@ -149,7 +173,8 @@ class WeightGroup:
         weight = self.weight()
         if spectrum.exact or metric is not None:
             weight = weight.double()
-        weights = self.method.split(weight, self.spec, ranks, metric, spectrum)
+        with self._naming_the_layer():
+            weights = self.method.split(weight, self.spec, ranks, metric, spectrum)
         return self.factors_of(ranks, weights)
 
     def factors_of(self, ranks: Sequence[int], weights: Sequence[Tensor]) -> Factors:
@@ -158,9 +183,22 @@ class WeightGroup:
         error = error_of_chain(weights, self.stages(ranks), weight, self.spec.groups)
         return Factors(tuple(ranks), tuple(weights), error)
 
-    def _macs(self, stages: Sequence[LayerSpec]) -> int:
-        """Multiply-accumulates of these stages over all known calls of the layers."""
-        return macs_over_calls(stages, self.calls)
+    @contextlib.contextmanager
+    def _naming_the_layer(self) -> Iterator[None]:
+        """Let an error of linear algebra say which layer it is of, and what to do.
+
+        Raises
+        ------
+        LayerError
+            Such an error occurs inside.
+        """
+        try:
+            yield
+        except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]  # documented
+            raise LayerError(
+                f"layer {self.name!r}: its weight cannot be factored by {self.method.name}: {error}; leave the layer "
+                f"out with DecompositionConfig(layers={{{self.name!r}: False}}), or give it another method"
+            ) from error
 
     def _largest_wanted(self) -> tuple[int, ...]:
         """The largest ranks that a split could be wanted at. Of several, only all together can be said to be."""

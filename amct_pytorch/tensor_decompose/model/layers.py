@@ -1,10 +1,10 @@
-"""The Conv2d layers of a model: the names each is registered under, and whether it can be taken apart."""
+"""The layers of a model: the names each is registered under, and whether it can be taken apart."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import cast
@@ -13,10 +13,10 @@ import torch
 from torch import fx, nn
 
 from ...errors import ModelError
-from .chain import DecomposedConv2d
-from .eligibility import geometry_of, is_conv2d_like, is_plain_conv2d, why_not_replaceable
+from .chain import DecomposedLayer
+from .eligibility import axes_of, geometry_of, is_plain, is_transposed, why_not_replaceable
 from .references import hidden_weights
-from .spec import LayerSpec
+from .spec import KINDS, LayerModule, LayerSpec, kinds_named
 from .surroundings import kept_for_their_surroundings
 
 _WRAPPERS = {
@@ -26,6 +26,9 @@ _WRAPPERS = {
     "FSDPModule": "decompose the model before sharding it",
     "OptimizedModule": "decompose the model (model._orig_mod of this one) before compiling it",
 }
+
+# What torch computes a layer with, by number of spatial axes.
+_FUNCTIONS = ("linear", "conv1d", "conv2d", "conv3d")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layer:
-    """A Conv2d-like layer of a model.
+    """A Linear layer or a convolution of a model, or what a user would call so.
 
     Attributes
     ----------
@@ -55,6 +58,8 @@ class Layer:
         Every name it is reachable under, in the order of `torch.nn.Module.named_modules`.
     module
         The layer.
+    axes
+        Number of its spatial axes; None for a transposed convolution.
     spec
         Its geometry, or None where it has none that can be read (lazy, quantised, scripted).
     why_not
@@ -63,6 +68,7 @@ class Layer:
 
     names: tuple[str, ...]
     module: nn.Module
+    axes: int | None
     spec: LayerSpec | None
     why_not: str | None
 
@@ -99,12 +105,12 @@ def slots(model: nn.Module) -> dict[str, Slot]:
     return dict(_walk(model, ""))
 
 
-def chains_of(model: nn.Module) -> dict[str, DecomposedConv2d]:
+def chains_of(model: nn.Module) -> dict[str, DecomposedLayer]:
     """The layers of the model that are decomposed already, by every name."""
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, DecomposedConv2d)
+        if isinstance(module, DecomposedLayer)
     }
 
 
@@ -117,29 +123,32 @@ class Survey:
     model
         The model.
     layers
-        Every Conv2d-like layer once, in the order of its first name.
+        Every layer once, in the order of its first name.
     chains
         The layers that are decomposed already, by every name.
     """
 
     model: nn.Module
     layers: tuple[Layer, ...]
-    chains: Mapping[str, DecomposedConv2d]
+    chains: Mapping[str, DecomposedLayer]
 
-    @property
-    def why_empty(self) -> str:
-        """What to do where a model that has no layers convolves all the same; else empty."""
-        if self.layers:
-            return ""
+    def without_layers(self, axes: Collection[int]) -> str:
+        """A sentence on the model, where it has no layers with these numbers of spatial axes.
+
+        It says what to do where the model computes all the same what such layers do.
+        """
+        text = f"The model has no {kinds_named(axes)}"
+        called = "layers" if 0 in axes else "convolutions"
         for module in self.model.modules():
-            if _calls_a_convolution(module):
+            if _calls_as_function(module, axes):
                 if isinstance(getattr(module, "graph", None), fx.Graph):
-                    return "its convolutions are called as functions: decompose before exporting or tracing"
+                    return f"{text}; its {called} are called as functions: decompose before exporting or tracing."
+                kinds = ", ".join(f"torch.nn.{KINDS[number].__name__}" for number in sorted(axes))
                 return (
-                    f"convolutions are called as functions in {type(module).__qualname__}: "
-                    "make them layers (torch.nn.Conv2d) to have them decomposed"
+                    f"{text}; {called} are called as functions in {type(module).__qualname__}: "
+                    f"make them layers ({kinds}) to have them decomposed."
                 )
-        return ""
+        return f"{text}."
 
 
 def survey(model: nn.Module) -> Survey:
@@ -159,25 +168,26 @@ def _layers_of(model: nn.Module) -> list[Layer]:
     chain_of: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names[module].append(name)
-        if isinstance(module, DecomposedConv2d):
+        if isinstance(module, DecomposedLayer):
             chain_of.update(dict.fromkeys(module.children(), name))
     holders = _holders_of_weights(names)
     in_use = kept_for_their_surroundings(names)
     layers = []
     for module, known_as in names.items():
-        if not is_conv2d_like(module):
+        axes = axes_of(module)
+        if axes is None and not is_transposed(module):
             continue
         if module in chain_of:
             why_not: str | None = f"it is part of {chain_of[module]!r}, which is decomposed already"
         else:
             why_not = why_not_replaceable(module) or in_use.get(module) or _why_tied(module, holders)
-        layers.append(Layer(tuple(known_as), module, geometry_of(module), why_not))
+        layers.append(Layer(tuple(known_as), module, axes, geometry_of(module), why_not))
     return layers
 
 
 def _without_hidden_weights(model: nn.Module, layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The layers, with a reason to keep those whose weights the model also keeps outside of its module tree."""
-    splittable = [cast(nn.Conv2d, layer.module) for layer in layers if layer.why_not is None]
+    splittable = [cast(LayerModule, layer.module) for layer in layers if layer.why_not is None]
     places = hidden_weights(model, splittable)
     return tuple(
         dataclasses.replace(
@@ -191,15 +201,16 @@ def _without_hidden_weights(model: nn.Module, layers: Sequence[Layer]) -> tuple[
     )
 
 
-def _calls_a_convolution(module: nn.Module) -> bool:
-    """Whether a method of a module, or its graph, calls torch's function for a 2-D convolution."""
+def _calls_as_function(module: nn.Module, axes: Collection[int]) -> bool:
+    """Whether a method of a module, or its graph, calls torch's function for one of these layers."""
+    functions = (*(_FUNCTIONS[number] for number in axes), *(["convolution"] if any(axes) else []))
     graph = getattr(module, "graph", None)
     if isinstance(graph, fx.Graph):
         called = {str(node.target) for node in graph.nodes if node.op == "call_function"}
-        return any("conv2d" in name or "convolution" in name for name in called)
-    functions = [item for kind in type(module).__mro__ for item in vars(kind).values()]
-    names = {name for item in functions if isinstance(item, FunctionType) for name in item.__code__.co_names}
-    return not names.isdisjoint(("conv2d", "convolution"))
+        return any(function in name for function in functions for name in called)
+    methods = [item for kind in type(module).__mro__ for item in vars(kind).values()]
+    names = {name for item in methods if isinstance(item, FunctionType) for name in item.__code__.co_names}
+    return not names.isdisjoint(functions)
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:
@@ -210,11 +221,11 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Slot]]:
 
 
 def _holders_of_weights(names: dict[nn.Module, list[str]]) -> dict[nn.Parameter, list[str]]:
-    """For every Parameter the names under which modules that are not a plain Conv2d's weight hold it."""
+    """For every Parameter the names under which modules hold it, other than as a layer's weight."""
     holders: dict[nn.Parameter, list[str]] = defaultdict(list)
     for module, known_as in names.items():
         for key, parameter in module._parameters.items():
-            if parameter is not None and not (key == "weight" and is_plain_conv2d(module)):
+            if parameter is not None and not (key == "weight" and is_plain(module)):
                 holders[parameter].append(f"{known_as[0]}.{key}".lstrip("."))
     return holders
 

@@ -13,6 +13,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from .spec import LayerModule
+
 _DEPTH = 6
 _MOST = 300_000  # objects looked into: a model may lead to a whole application and its data
 # Functions of the user's are among them, which a hook is.
@@ -67,7 +69,7 @@ def hidden_references(model: nn.Module, layers: Sequence[nn.Module]) -> list[Ref
     ]
 
 
-def hidden_weights(model: nn.Module, layers: Sequence[nn.Conv2d]) -> dict[nn.Module, str]:
+def hidden_weights(model: nn.Module, layers: Sequence[LayerModule]) -> dict[nn.Module, str]:
     """By layer the place outside of the module tree that also holds its weight, or its values; see above."""
     wanted: dict[Any, list[nn.Module]] = defaultdict(list)
     for layer in layers:

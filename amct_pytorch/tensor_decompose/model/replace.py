@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from ...errors import warn_user
-from .chain import DecomposedConv2d, Split
+from .chain import DecomposedLayer, chain_class
 from .layers import slots
 from .references import Reference, hidden_references
+from .spec import LayerModule
+from .split import Split
 
 _HOOKS = (
     *(key for key in vars(nn.Module()) if key.endswith("_hooks")),
@@ -25,31 +27,30 @@ _HOOKS = (
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",
 )
-_STANDARD_ATTRIBUTES = frozenset(vars(nn.Conv2d(1, 1, 1, device="meta")))
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A convolution and what comes in its place.
+    """A layer and what comes in its place.
 
     Attributes
     ----------
     names
-        The names under which the convolution is replaced.
+        The names under which the layer is replaced.
     layer
-        The convolution.
+        The layer.
     chain
         What replaces it.
     """
 
     names: tuple[str, ...]
-    layer: nn.Conv2d
-    chain: DecomposedConv2d
+    layer: LayerModule
+    chain: DecomposedLayer
 
 
 def build_chain(
-    layer: nn.Conv2d, split: Split, weights: Sequence[nn.Parameter], bias: nn.Parameter | None = None
-) -> DecomposedConv2d:
+    layer: LayerModule, split: Split, weights: Sequence[nn.Parameter], bias: nn.Parameter | None = None
+) -> DecomposedLayer:
     """The chain that stands in for a layer, in its training mode.
 
     Parameters
@@ -64,7 +65,7 @@ def build_chain(
         For the last stage; None for the layer's own.
     """
     own_bias = layer._parameters.get("bias")
-    chain = DecomposedConv2d(*(stage.build() for stage in split.stages))
+    chain = chain_class(split.layer.axes)(*(stage.build() for stage in split.stages))
     for stage, weight in zip(chain, weights, strict=True):
         stage.weight = weight
     chain[-1].register_parameter("bias", own_bias if bias is None else bias)
@@ -72,21 +73,20 @@ def build_chain(
     return chain.train(layer.training)
 
 
-def bias_for(conv: nn.Conv2d, values: torch.Tensor) -> nn.Parameter:
+def bias_for(layer: LayerModule, values: torch.Tensor) -> nn.Parameter:
     """A bias (out,) for the chain that replaces a layer, like the bias of that, or of the kind of its weight."""
-    if conv.bias is not None:
-        return parameters_like(conv.bias, [values])[0]
+    if layer.bias is not None:
+        return parameters_like(layer.bias, [values])[0]
+    weight = layer.weight
     with torch.inference_mode(False), torch.no_grad():
-        return nn.Parameter(values.to(conv.weight.dtype, copy=True).to(conv.weight.device), conv.weight.requires_grad)
+        return nn.Parameter(values.to(weight.dtype, copy=True).to(weight.device), weight.requires_grad)
 
 
 def parameters_like(original: torch.Tensor, tensors: Sequence[torch.Tensor]) -> list[nn.Parameter]:
     """Parameters of these values with the dtype, device, memory format, flags and marks of a layer's own one."""
-    memory_format = (
-        torch.channels_last
-        if original.is_contiguous(memory_format=torch.channels_last) and not original.is_contiguous()
-        else torch.contiguous_format
-    )
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(original.dim())
+    is_channels_last = channels_last is not None and original.is_contiguous(memory_format=channels_last)
+    memory_format = channels_last if is_channels_last and not original.is_contiguous() else torch.contiguous_format
     parameters = []
     # An inference tensor could never be trained, so none is made even inside torch.inference_mode.
     with torch.inference_mode(False), torch.no_grad():
@@ -105,7 +105,7 @@ def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[
     """The model with its layers replaced, put back as it was if the body of the with statement fails.
 
     Yields the model and the changes: for every replaced name, in the order of named_modules, the names of
-    the convolutions in its place. A model that is itself the layer stays as it is, and its chain is yielded.
+    the layers in its place. A model that is itself the layer stays as it is, and its chain is yielded.
 
     Plain attributes, lists and dicts that also hold a layer get its chain too. A warning names each of them, and each
     place that cannot be set.
@@ -143,7 +143,7 @@ def replaced(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[
         raise
 
 
-def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[tuple[Reference, DecomposedConv2d]]:
+def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[tuple[Reference, DecomposedLayer]]:
     """The places outside the module tree that are to hold a chain instead; warns of each, and of those that cannot."""
     item_of: dict[nn.Module, Replacement] = {item.layer: item for item in replacements}
     settable = []
@@ -160,7 +160,7 @@ def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[t
     return settable
 
 
-def _copy_over(layer: nn.Module, chain: DecomposedConv2d) -> None:
+def _copy_over(layer: nn.Module, chain: DecomposedLayer) -> None:
     """Give the chain copies of the hooks, the bias and the user's attributes of a layer that stays in use itself."""
     _take_over(layer, chain)
     for key in _HOOKS:
@@ -181,12 +181,13 @@ def _own(hook: Any) -> Any:
     return copy.copy(hook) if hasattr(hook, "with_module") else hook
 
 
-def _take_over(layer: nn.Module, chain: DecomposedConv2d) -> None:
+def _take_over(layer: nn.Module, chain: DecomposedLayer) -> None:
     """Give the chain the layer's hooks (the same dicts, so that handles go on working) and the user's attributes."""
     for key in (*_HOOKS, "_is_full_backward_hook"):
         vars(chain)[key] = vars(layer)[key]
+    standard = vars(chain.spec.build())
     for key, value in vars(layer).items():
-        if key not in _STANDARD_ATTRIBUTES:
+        if key not in standard:
             vars(chain)[key] = value
     _rebind_load_hooks(chain)
 

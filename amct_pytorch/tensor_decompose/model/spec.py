@@ -7,7 +7,7 @@ else in the library asks which of them a layer is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,7 +18,12 @@ from torch.nn import functional
 Axes = tuple[int, ...]
 """One number for each spatial axis of a layer: none for Linear, two (height, width) for Conv2d."""
 
-_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LayerModule = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+"""A layer that a `LayerSpec` describes."""
+
+KINDS: tuple[type[LayerModule], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Their classes, by number of spatial axes."""
+
 _CONVOLVE = (None, functional.conv1d, functional.conv2d, functional.conv3d)
 # Where more than this share of all places of an input is read, it is first laid out by places.
 _DENSE_READING = 1 / 4
@@ -92,7 +97,7 @@ class LayerSpec:
     @property
     def kind(self) -> str:
         """Name of the class in torch.nn: ``"Conv2d"``."""
-        return _KINDS[self.axes].__name__
+        return KINDS[self.axes].__name__
 
     @property
     def weight_shape(self) -> Axes:
@@ -181,14 +186,14 @@ class LayerSpec:
         values = seen[tuple(part.to(seen.device) for part in index)]
         return values.transpose(1, 2).flatten(1)
 
-    def build(self) -> nn.Module:
+    def build(self) -> LayerModule:
         """A layer of this geometry with no storage: its parameters are on the meta device.
 
         Nothing is drawn from a random generator.
         """
         if self.axes == 0:
             return nn.Linear(self.in_channels, self.out_channels, bias=self.bias, device="meta")
-        kind = cast("type[nn.Conv2d]", _KINDS[self.axes])
+        kind = cast(type[nn.Conv2d], KINDS[self.axes])
         return kind(
             self.in_channels,
             self.out_channels,
@@ -242,7 +247,7 @@ def macs_over_calls(stages: Sequence[LayerSpec], calls: Sequence[Sequence[int]])
     return total
 
 
-def spec_of(layer: nn.Module) -> LayerSpec:
+def spec_of(layer: LayerModule) -> LayerSpec:
     """The geometry of a Linear layer or a convolution.
 
     Raises
@@ -252,7 +257,7 @@ def spec_of(layer: nn.Module) -> LayerSpec:
     """
     if isinstance(layer, nn.Linear):
         return LayerSpec(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    axes = next(axes for axes, kind in enumerate(_KINDS) if isinstance(layer, kind))
+    axes = next(axes for axes, kind in enumerate(KINDS) if isinstance(layer, kind))
     conv = cast(nn.Conv2d, layer)
     return LayerSpec(
         in_channels=conv.in_channels,
@@ -265,6 +270,18 @@ def spec_of(layer: nn.Module) -> LayerSpec:
         padding_mode=conv.padding_mode,
         bias=conv.bias is not None,
     )
+
+
+def kinds_named(axes: Collection[int]) -> str:
+    """The kinds of layers with these numbers of spatial axes, in words: ``Linear, Conv1d or Conv2d``."""
+    names = [kind.__name__ for number, kind in enumerate(KINDS) if number in axes]
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def common_kind(kinds: Iterable[str]) -> str:
+    """The kind that all of these layers are of; empty where they are of several."""
+    found = set(kinds)
+    return found.pop() if len(found) == 1 else ""
 
 
 def times(numbers: Sequence[int]) -> str:

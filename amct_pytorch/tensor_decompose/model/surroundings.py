@@ -1,4 +1,7 @@
-"""Layers whose weight the modules around them will write or merge later: in adapters, and as branches of a block."""
+"""Layers whose weight the modules around them read, or will write or merge later.
+
+In modules that compute with the weight themselves, in adapters, and as branches of a block.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
+
+from .spec import KINDS, LayerModule
+from .weight_readers import WeightReaders
 
 # What libraries call the layer that an adapter changes the response of (PEFT).
 _BASE = "base_layer"
@@ -18,6 +24,8 @@ _MERGING = (
     *("reparameterize", "reparametrize", "reparameterise", "reparam", "rep_params", "merge_kernel", "fuse_reparam"),
     *("structural_reparam", "fuse_repvgg_block", "repvgg_convert", "merge_dilated_branches"),
 )
+# What stands behind a convolution in a branch, by dimensions of its weight.
+_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
 def kept_for_their_surroundings(names: Mapping[nn.Module, Sequence[str]]) -> dict[nn.Module, str]:
@@ -29,6 +37,7 @@ def kept_for_their_surroundings(names: Mapping[nn.Module, Sequence[str]]) -> dic
         Every module of a model with the names that it is registered under, the model itself first.
     """
     reasons: dict[nn.Module, str] = {}
+    readers = WeightReaders()
     for module, known_as in names.items():
         if isinstance(module, torch.jit.ScriptModule):  # what is in it is kept anyway
             continue
@@ -37,10 +46,16 @@ def kept_for_their_surroundings(names: Mapping[nn.Module, Sequence[str]]) -> dic
         if method is not None:
             why = f"it is a branch in {name}: merge its branches first (its method {method}), then decompose"
             reasons.update(dict.fromkeys(_convolutions(module), why))
+        for layer, method in readers.read_by(module).items():
+            if not isinstance(layer, nn.Conv2d):  # which AMCT decomposes all the same
+                reasons[layer] = (
+                    f"its weight is read in {name} (by {method}), where that of a split would be composed anew at "
+                    "every call: to have it decomposed, run the layer there instead"
+                )
         adapted = _adapted(module)
         if adapted:
             why = f"it is part of {name}, an adapter ({type(module).__name__}): merge the adapter first, then decompose"
-            reasons.update({layer: why for child in adapted for layer in _convolutions(child)})
+            reasons.update({layer: why for child in adapted for layer in _layers(child)})
     return reasons
 
 
@@ -51,13 +66,15 @@ def _adapted(module: nn.Module) -> list[nn.Module]:
         base = {id(parameter) for parameter in children[_BASE].parameters()}
         return list(children.values()) if any(id(item) not in base for item in module.parameters()) else []
     if any(key.lower().startswith(_LOW_RANK) for key in (*module._parameters, *children)):
-        return [child for key, child in children.items() if _is_convolution(child) or key.lower().startswith(_LOW_RANK)]
+        return [
+            child for key, child in children.items() if isinstance(child, KINDS) or key.lower().startswith(_LOW_RANK)
+        ]
     # A change of the weight under any other name has its shape.
     shapes = {_shape(parameter) for parameter in module._parameters.values()} - {None}
     return [
         child
         for child in children.values()
-        if _is_convolution(child) and _shape(child._parameters.get("weight")) in shapes
+        if isinstance(child, KINDS) and _shape(child._parameters.get("weight")) in shapes
     ]
 
 
@@ -70,9 +87,10 @@ def _merging_method(module: nn.Module) -> str | None:
     if any(_is_called_alone(getattr(type(other), name, None)) for other in inner for name in _MERGING):
         return None  # a model of such blocks, not a block
     shapes = [_shape(layer._parameters.get("weight")) for layer in _convolutions(module)]
-    channels = [shape[:2] for shape in shapes if shape is not None]
+    channels = [(len(shape), *shape[:2]) for shape in shapes if shape is not None]
+    norms = tuple({_NORMS[dimensions] for dimensions, *_ in channels})
     # A merged block has neither: one convolution, and those of a gate perhaps, which go there and back.
-    to_merge = any(isinstance(other, nn.BatchNorm2d) for other in inner) or len(set(channels)) < len(channels)
+    to_merge = any(isinstance(other, norms) for other in inner) or len(set(channels)) < len(channels)
     return method if to_merge else None
 
 
@@ -89,9 +107,9 @@ def _shape(parameter: nn.Parameter | None) -> torch.Size | None:
     return None if parameter is None or lazy else parameter.shape
 
 
-def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+def _layers(module: nn.Module) -> list[LayerModule]:
+    return [layer for layer in module.modules() if isinstance(layer, KINDS)]
 
 
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d)
+def _convolutions(module: nn.Module) -> list[LayerModule]:
+    return [layer for layer in _layers(module) if not isinstance(layer, nn.Linear)]

@@ -19,6 +19,7 @@ from ...errors import InfoFileAccessError, LayerError
 from ..info_file.schema import dump, entries_of_chains
 from ..model.layers import Survey, slots
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
+from ..model.spec import LayerModule
 from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
 
@@ -86,11 +87,11 @@ def _replacements(plans: Sequence[LayerPlan], found: Survey) -> list[Replacement
         layer = layer_of.get(planned.names)
         if layer is None or layer.why_not is not None or layer.spec != planned.spec:
             raise LayerError(
-                f"layer {planned.name!r}: the plan expects a Conv2d {planned.spec}, found "
+                f"layer {planned.name!r}: the plan expects a {planned.split.layer.kind} {planned.spec}, found "
                 f"{'none of that name' if layer is None else layer.why_not or layer.module}: "
                 "apply the plan to the model it was made from, once, or make a new plan"
             )
-        module = cast(nn.Conv2d, layer.module)
+        module = cast(LayerModule, layer.module)
         _check_unchanged(planned, module)
         key = (id(planned.factors), id(module.weight))
         if key not in shared:
@@ -105,7 +106,7 @@ def _replacements(plans: Sequence[LayerPlan], found: Survey) -> list[Replacement
     return replacements
 
 
-def _check_unchanged(planned: LayerPlan, module: nn.Conv2d) -> None:
+def _check_unchanged(planned: LayerPlan, module: LayerModule) -> None:
     with_bias = planned.bias is not None
     if module.weight.is_meta or fingerprint(module, with_bias) != planned.fingerprint:
         what = "weight or bias has" if with_bias else "weight has"

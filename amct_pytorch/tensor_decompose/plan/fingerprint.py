@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from ..._run.tensors import checksum
+from ..model.spec import LayerModule
 
 
-def fingerprint(layer: nn.Conv2d, with_bias: bool) -> int:
+def fingerprint(layer: LayerModule, with_bias: bool) -> int:
     """A number that changes when the layer's weight does, or its bias."""
     return checksum([layer.weight, *([layer.bias] if with_bias and layer.bias is not None else [])])

@@ -11,13 +11,13 @@ from ..calibration.layer_fit import Fit
 from ..info_file.schema import Entry
 from ..methods import get_method
 from ..methods.weight_group import split_of
-from ..model.chain import Split
 from ..model.spec import LayerSpec
+from ..model.split import Split
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What the plan says of one Conv2d.
+    """What the plan says of one layer.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The plan: for every Conv2d of a model a verdict, the reason, and the factors."""
+"""The plan: for every layer of a model a verdict, the reason, and the factors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class DecompositionPlan(Report):
     Attributes
     ----------
     layers
-        One `LayerPlan` for every Conv2d, in the order of named_modules.
+        One `LayerPlan` for every layer of the kinds that the methods in use are for, and for those that rules name, in
+        the order of named_modules.
     parameters, parameters_after
         Number of parameters of the whole model before and after.
     outcome
@@ -36,7 +37,8 @@ class DecompositionPlan(Report):
     together
         Whether several processes of a group made it, and are to apply it, together.
     why_empty
-        Where there is no layer although the model convolves, what to do about it; else empty. Not saved.
+        Where there is no layer, a sentence that says so, and what to do where the model computes all the same what
+        such layers do; else empty. Not saved.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -67,7 +69,7 @@ class DecompositionPlan(Report):
         Returns
         -------
         model : torch.nn.Module
-            The model given; only where that is itself a Conv2d, a new module.
+            The model given; only where that is itself a layer, a new module.
         changes : dict
             Names of the new layers by the name of the layer they replace:
             ``{"conv1": ["conv1.0", "conv1.1"], …}``.

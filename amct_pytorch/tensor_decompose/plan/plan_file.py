@@ -22,7 +22,7 @@ from ..._storage.records import from_plain, to_plain
 from ..._storage.weights import load_content, save_content
 from ...errors import ConfigError, PlanFileAccessError, PlanFileError
 from ..methods import get_method
-from ..model.spec import LayerSpec
+from ..model.spec import KINDS, LayerSpec
 from .layer_plan import LayerPlan
 
 _FORMAT, _VERSION = "amct_pytorch.plan", 1
@@ -115,7 +115,7 @@ def _check_split(layer: LayerPlan, where: str) -> None:
         method = get_method(layer.method)
     except ConfigError as error:
         raise PlanFileError(f"{where}, {error}: register the method before the plan is loaded") from None
-    full = () if method.impossible(layer.spec) else method.full_ranks(layer.spec)
+    full = () if method.why_not(layer.spec) else method.full_ranks(layer.spec)
     if len(layer.ranks) != len(full) or not all(
         1 <= rank <= most for rank, most in zip(layer.ranks, full, strict=True)
     ):
@@ -138,7 +138,8 @@ def _check_spec(spec: LayerSpec, where: str) -> None:
         len(spec.dilation),
         spec.axes if isinstance(spec.padding, str) else len(spec.padding),
     }
-    if min(sizes) < 1 or len(axes) != 1 or spec.in_channels % spec.groups or spec.out_channels % spec.groups:
+    known = len(axes) == 1 and spec.axes < len(KINDS)
+    if min(sizes) < 1 or not known or spec.in_channels % spec.groups or spec.out_channels % spec.groups:
         raise PlanFileError(f"{where}, spec: expected the geometry of a layer, found {spec!r}")
 
 

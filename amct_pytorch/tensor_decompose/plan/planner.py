@@ -22,15 +22,16 @@ from ..calibration.passes import fit_to_data
 from ..calibration.runs import Runs
 from ..calibration.trial_chains import chains_for
 from ..config import DecompositionConfig
-from ..methods import get_method
+from ..methods.eligible import why_kept
 from ..methods.factoring import Factoring
 from ..methods.weight_group import Factors, WeightGroup
 from ..model.eligibility import host_weight
 from ..model.layers import Layer, Survey
-from ..model.spec import LayerSpec, macs_over_calls
+from ..model.spec import KINDS, LayerModule, LayerSpec, macs_over_calls
 from ..ranks.choose import Choice
 from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
+from .listed import axes_in_use, is_listed
 from .plan import DecompositionPlan
 
 Shapes = Sequence[Sequence[int]]
@@ -72,8 +73,10 @@ def make_plan(
         A rank is not possible for its layer.
     """
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
+    verdicts = [(layer, verdict) for layer, verdict in verdicts if is_listed(layer, config)]
     _check_weights(_groups_of(verdicts, {}))
-    shapes = _shapes(found, example_inputs)
+    listed = [layer for layer, _ in verdicts]
+    shapes = _shapes(found.model, listed, example_inputs)
     # Those of all processes: they must come to the same verdicts.
     calls = _pooled(processes.gather(shapes))
     verdicts = _agree_on_shared(_without_idle(verdicts, calls))
@@ -85,22 +88,23 @@ def make_plan(
     if calibration is None or not groups:
         factoring.look_at_weights(report)
         factoring.choose_by_weights(range(len(groups)))
-        for index, group in enumerate(groups):
+        for index, group in enumerate(factoring.groups):
             plans |= _plans_of(group, factoring.choices[index], factoring.plain.get(index))
     else:
         fitted, errors, outcome = _fit_all(found.model, factoring, calibration, report, processes)
-        for index, group in enumerate(groups):
+        for index, group in enumerate(factoring.groups):
             if index in fitted and not fitted[index].fit.samples:
                 plans |= {
                     layer.names: _kept(layer, "it never ran on the calibration batches") for layer in group.layers
                 }
             else:
                 plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
-    layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in found.layers)
+    layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in listed)
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
-    saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in groups)
+    saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in factoring.groups)
     together = processes.size > 1
-    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, found.why_empty)
+    why_empty = "" if layers else found.without_layers(axes_in_use(config))
+    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, why_empty)
 
 
 def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -110,9 +114,7 @@ def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig |
     settings = config.for_layer(layer.names)
     if isinstance(settings, str):
         return settings
-    method, spec = get_method(settings.method), cast(LayerSpec, layer.spec)
-    unadvised = method.impossible(spec) or (method.unadvised(spec) if settings.rule == "amct" else None)
-    return unadvised or settings
+    return why_kept([cast(LayerSpec, layer.spec)], settings) or settings
 
 
 Verdicts = list[tuple[Layer, DecompositionConfig | str]]
@@ -122,17 +124,18 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     """Layers that share one weight are all decomposed alike, or all kept."""
     sharing: dict[int, Verdicts] = defaultdict(list)
     for layer, verdict in verdicts:
-        if isinstance(layer.module, nn.Conv2d):
+        if isinstance(layer.module, KINDS):
             sharing[id(layer.module._parameters.get("weight"))].append((layer, verdict))
 
     def agreed(layer: Layer, verdict: DecompositionConfig | str) -> DecompositionConfig | str:
         if isinstance(verdict, str):
             return verdict
-        for other, its_verdict in sharing[id(layer.module._parameters["weight"])]:
+        together = sharing[id(layer.module._parameters["weight"])]
+        for other, its_verdict in together:
             if its_verdict != verdict:
                 why = f"which is kept ({its_verdict})" if isinstance(its_verdict, str) else "which has other settings"
                 return f"its weight is also that of {other.names[0]!r}, {why}"
-        return verdict
+        return why_kept([cast(LayerSpec, other.spec) for other, _ in together], verdict) or verdict
 
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
@@ -202,12 +205,12 @@ def _check_same_everywhere(groups: Sequence[WeightGroup], processes: ProcessGrou
                 )
 
 
-def _shapes(found: Survey, example_inputs: object) -> dict[tuple[str, ...], Shapes]:
+def _shapes(model: nn.Module, layers: Sequence[Layer], example_inputs: object) -> dict[tuple[str, ...], Shapes]:
     """The shapes of the inputs that reach each layer in a run on the example inputs; none without them."""
     if example_inputs is None:
         return {}
-    layers = [layer for layer in found.layers if layer.spec is not None]
-    shapes = input_shapes(found.model, [layer.module for layer in layers], example_inputs)
+    layers = [layer for layer in layers if layer.spec is not None]
+    shapes = input_shapes(model, [layer.module for layer in layers], example_inputs)
     return {layer.names: seen for layer, seen in zip(layers, shapes, strict=True)}
 
 
@@ -262,7 +265,7 @@ def _calibrated_plans_of(
 def _planned(
     layer: Layer, group: WeightGroup, choice: Choice, factors: Factors | None, bias: Tensor | None = None
 ) -> LayerPlan:
-    spec, module = cast(LayerSpec, layer.spec), cast(nn.Conv2d, layer.module)
+    spec, module = cast(LayerSpec, layer.spec), cast(LayerModule, layer.module)
     plan = LayerPlan(
         names=layer.names,
         spec=spec,

@@ -7,7 +7,10 @@ from typing import cast
 
 from ..._report.table import Column, Table
 from ..calibration.evaluation import Outcome
+from ..model.spec import common_kind
 from .layer_plan import LayerPlan
+
+_Shown = tuple[Column, Callable[[LayerPlan], str]]
 
 
 def tables_of(
@@ -28,11 +31,17 @@ def tables_of(
     outcome
         What comes of the plan, on calibration data.
     why_empty
-        What to do where there are no layers although the model convolves; else empty.
+        A sentence for a plan without layers.
     """
     if not layers:
-        return [Table(f"The model has no Conv2d{f'; {why_empty}' if why_empty else ''}.")]
-    cells = [(column, [cell(layer) for layer in layers]) for column, cell in _COLUMNS]
+        return [Table(why_empty or "The plan has no layers.")]
+    kind = _kind(layers)
+    geometry = (
+        Column(kind or "geometry", priority=3),
+        lambda layer: "" if layer.spec is None else str(layer.spec) if kind else f"{layer.spec.kind} {layer.spec}",
+    )
+    shown = (_NAME, geometry, *_COLUMNS)
+    cells = [(column, [cell(layer) for layer in layers]) for column, cell in shown]
     columns, by_column = zip(*((column, found) for column, found in cells if any(found)), strict=True)
     notes = [_summary(layers, parameters, parameters_after), *([] if outcome is None else [str(outcome)])]
     return [Table("", columns, tuple(zip(*by_column, strict=True)), tuple(notes))]
@@ -40,16 +49,22 @@ def tables_of(
 
 def _summary(layers: Sequence[LayerPlan], parameters: int, parameters_after: int) -> str:
     count = sum(layer.decompose for layer in layers)
+    kind = _kind(layers)
     text = (
-        f"{count} of {len(layers)} Conv2d are decomposed. Parameters of the model: "
+        f"{count} of {len(layers)} {kind or 'layers'} are decomposed. Parameters of the model: "
         f"{_total(parameters, parameters_after)}."
     )
     counted = [layer for layer in layers if layer.macs is not None]
     if counted:
         before = sum(cast(int, layer.macs) for layer in counted)
         after = sum(cast(int, layer.macs_after) for layer in counted)
-        text += f" MACs of its Conv2d: {_total(before, after)}."
+        text += f" MACs of {f'its {kind}' if kind else 'these layers'}: {_total(before, after)}."
     return text
+
+
+def _kind(layers: Sequence[LayerPlan]) -> str:
+    """What all of the layers are, as far as it is known; empty where they are of several kinds."""
+    return common_kind(layer.spec.kind for layer in layers if layer.spec is not None)
 
 
 def _names(layer: LayerPlan) -> str:
@@ -76,10 +91,9 @@ def _total(before: int, after: int) -> str:
     return f"{before:,} → {after:,} ({(after - before) / max(before, 1):+.1%})"
 
 
+_NAME: _Shown = (Column("layer", "name"), _names)
 # Where there is little room, the verdict, the ranks and the error are kept, with as much of the reason as fits.
-_COLUMNS: tuple[tuple[Column, Callable[[LayerPlan], str]], ...] = (
-    (Column("layer", "name"), _names),
-    (Column("Conv2d", priority=3), lambda layer: str(layer.spec or "")),
+_COLUMNS: tuple[_Shown, ...] = (
     (Column("verdict", priority=9), lambda layer: "decompose" if layer.decompose else "keep"),
     (Column("mode", priority=2), lambda layer: layer.mode or ""),
     (Column("rank", "number", priority=8), lambda layer: ", ".join(map(_count, layer.ranks or ()))),

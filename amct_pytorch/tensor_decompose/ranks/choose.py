@@ -18,6 +18,8 @@ class RankRequest:
     ----------
     name
         The layer, for messages.
+    method
+        Name of the method that splits it, for messages.
     policy
         How its ranks follow from its singular values.
     multiple
@@ -25,6 +27,7 @@ class RankRequest:
     """
 
     name: str
+    method: str
     policy: RankPolicy
     multiple: int
 
@@ -68,14 +71,15 @@ def rounding_decides(request: RankRequest, spectrum: Spectrum, choice: Choice) -
 
 def _choose(request: RankRequest, spectrum: Spectrum, singulars: Sequence[Singulars]) -> Choice:
     ranks, reasons = [], []
-    for part, values in zip(spectrum.unfoldings, singulars, strict=True):
-        kernel = MatricisedKernel(part.rows, part.columns, part.channels, request.multiple)
+    full = tuple(part.rows for part in spectrum.unfoldings)
+    for position, (part, values) in enumerate(zip(spectrum.unfoldings, singulars, strict=True)):
+        kernel = MatricisedKernel(part.rows, part.columns, part.channels, request.multiple, position, full)
         try:
             rank, reason = request.policy.choose(kernel, values)
             if not 1 <= rank <= part.rows:
                 raise ConfigError(f"{request.policy!r} must choose a rank from 1 to {part.rows}, found {rank!r}")
         except ConfigError as error:
-            raise ConfigError(f"layer {request.name!r}: {error}") from None
+            raise ConfigError(f"layer {request.name!r}: {error} ({request.method})") from None
         ranks.append(rank)
         reasons.append(reason)
     return Choice(tuple(ranks), "; ".join(dict.fromkeys(reasons)))

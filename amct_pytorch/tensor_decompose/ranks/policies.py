@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .spectrum import MatricisedKernel, Singulars
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
+
+Ranks: TypeAlias = "int | tuple[int, ...]"
+"""One rank, for each that a split has, or one for each of them."""
 
 
 @runtime_checkable
@@ -120,19 +123,19 @@ class FixedRank:
     ----------
     ranks
         The rank, or ranks by layer name or pattern (``"re:…"``). Layers that the mapping does not name are kept. A
-        split with several ranks takes the number for each of them.
+        split with several ranks takes the number for each of them, or a tuple with one for each, in its order.
     """
 
-    ranks: int | Mapping[str, int]
+    ranks: Ranks | Mapping[str, Ranks]
     ignores_calibration: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        given = self.ranks if isinstance(self.ranks, Mapping) else {"": self.ranks}
-        for name, rank in given.items():
-            check_whole(f"FixedRank: the rank{f' of {name!r}' if name else ''}", rank)
-        if isinstance(self.ranks, Mapping):
-            check_patterns("FixedRank", self.ranks)
-            object.__setattr__(self, "ranks", dict(self.ranks))
+        if not isinstance(self.ranks, Mapping):
+            object.__setattr__(self, "ranks", _checked("FixedRank: the rank", self.ranks))
+            return
+        check_patterns("FixedRank", self.ranks)
+        ranks = {name: _checked(f"FixedRank: the rank of {name!r}", rank) for name, rank in self.ranks.items()}
+        object.__setattr__(self, "ranks", ranks)
 
     def for_layer(self, names: tuple[str, ...]) -> FixedRank | str:
         """See `RankPolicy`."""
@@ -143,14 +146,33 @@ class FixedRank:
 
     def choose(self, kernel: MatricisedKernel, singulars: Singulars) -> tuple[int, str]:
         """See `RankPolicy`."""
-        if not isinstance(self.ranks, int):
+        if isinstance(self.ranks, Mapping):
             raise ConfigError("FixedRank: a mapping gives ranks to layers by name: ask for_layer first")
-        if self.ranks > kernel.rows:
+        rank, full = self.ranks, kernel.full_ranks
+        if isinstance(rank, tuple):
+            if len(rank) != len(full):
+                wanted = f"{len(full)} ranks, of {list(full)}" if len(full) > 1 else f"a single rank, of {full[0]}"
+                raise ConfigError(f"FixedRank gives {len(rank)} ranks {list(rank)}, but the split has {wanted} at most")
+            rank = rank[kernel.position]
+        if rank > kernel.rows:
+            place = f" for number {kernel.position + 1} of its {len(full)} ranks" if len(full) > 1 else ""
             raise ConfigError(
-                f"FixedRank asks for rank {self.ranks}, but the kernel has rank {kernel.rows} at most: "
+                f"FixedRank asks for rank {rank}, but the kernel has rank {kernel.rows} at most{place}: "
                 f"give {kernel.rows} or less"
             )
-        return self.ranks, "given by FixedRank"
+        return rank, "given by FixedRank"
+
+
+def _checked(called: str, rank: object) -> Ranks:
+    """The rank, or the ranks as a tuple, if they are whole numbers from 1 on."""
+    if isinstance(rank, str) or not isinstance(rank, Sequence):
+        check_whole(called, rank)
+        return cast(int, rank)
+    if not rank:
+        raise ConfigError(f"{called} must be a whole number, or several, found none")
+    for one in rank:
+        check_whole(called, one)
+    return tuple(rank)
 
 
 def clamp_to_window(rank: int, full_rank: int, channels: int) -> int:

@@ -30,12 +30,18 @@ class MatricisedKernel:
         min(in_channels, out_channels).
     multiple
         Ranks are rounded to multiples of this.
+    position
+        Which of the ranks of the split is wanted, from 0 on.
+    full_ranks
+        The largest possible of all its ranks.
     """
 
     rows: int
     columns: int
     channels: int
     multiple: int
+    position: int
+    full_ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -99,18 +105,27 @@ class Spectrum:
         One for each rank, in their order.
     exact
         Whether it was computed in float64, so that there is nothing more precise to ask for.
+    energies
+        Of a split with two ranks the energy (R, R') of the core between each pair of singular vectors, up to a
+        common factor; None where it is not known.
     """
 
     unfoldings: tuple[Unfolding, ...]
     exact: bool
+    energies: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     def error(self, ranks: Sequence[int]) -> float:
         """The relative error to expect of a split at these ranks.
 
-        The error of the best split where there is one rank; with several, an upper bound on that of the truncated
-        higher-order SVD (L. De Lathauwer, B. De Moor, J. Vandewalle, "A multilinear singular value decomposition",
-        2000), in the norm that the spectrum was computed in.
+        The error of the best split where there is one rank; with several, that of the truncated higher-order SVD
+        (L. De Lathauwer, B. De Moor, J. Vandewalle, "A multilinear singular value decomposition", 2000) where the
+        energies of its core are known, and else an upper bound on it. In the norm that the spectrum was computed in.
         """
+        if self.energies is not None:
+            first, last = ranks
+            energy = self.energies.sum()
+            left_out = self.energies[first:].sum() + self.energies[:first, last:].sum()
+            return math.sqrt(left_out / energy) if energy else 0.0
         left_out = sum(part.left_out(rank) for part, rank in zip(self.unfoldings, ranks, strict=True))
         return math.sqrt(min(left_out, 1.0))
 
