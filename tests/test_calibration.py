@@ -405,6 +405,32 @@ def structured() -> TwoConvs:
     return model
 
 
+def test_a_plan_reports_the_fit_that_made_the_factors_and_not_one_that_had_nothing_left_to_gain() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+    x = torch.randn(12, 64, 8, 8)
+    x = (torch.randn(64, 8) @ x[:, :8].flatten(2)).reshape(x.shape) + 0.1 * x
+    plan = plan_decomposition(model, LOW, calibration=Calibration(x.split(4), mode="reconstruct"))
+    split_alone, refitted = (layer.fit for layer in plan.layers)
+    assert split_alone.ridge is None  # least squares had nothing to add to the whitened split
+    assert split_alone.unknowns == 64 * 3
+    assert split_alone.shrinkage < 0.1
+    assert 0 < refitted.ridge < 100
+    assert refitted.unknowns == 12 * 3 + 1
+    assert "inf" not in str(split_alone) + str(refitted)
+
+
+def test_where_the_plain_factors_are_kept_the_plan_says_that_the_data_were_not_trusted() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1)).eval()
+    noise = torch.randn(4, 64, 8, 8)
+    (layer,) = plan_decomposition(model, LOW, calibration=Calibration([noise], mode="refit")).layers
+    assert (layer.fit.ridge, layer.fit.shrinkage, layer.fit.condition) == (math.inf, 1, 1)
+    plain = plan_decomposition(model, LOW).layers[0].factors
+    composed = (torch.einsum("riab,orcd->oiacbd", *factors) for factors in (layer.factors, plain))
+    torch.testing.assert_close(*composed, rtol=0, atol=1e-6)
+
+
 def test_each_mode_keeps_more_of_the_outputs_than_the_one_before() -> None:
     torch.manual_seed(5)
     blocks = [layer for _ in range(4) for layer in (conv(bias=False), nn.BatchNorm2d(64), nn.ReLU())]

@@ -15,15 +15,15 @@ from .stage_kernels import first_stage_offsets
 
 # Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
 # each position, or of the whole one.
-_POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
+POSITIONS_PER_UNKNOWN: dict[Mode, float] = {"whiten": 2, "refit": 4, "reconstruct": 4}
 # The least number of positions, which costs a small layer little.
 _LEAST_POSITIONS = 2048
 
 
-def positions_wanted(group: WeightGroup, mode: Mode) -> int:
+def positions_wanted(group: WeightGroup, mode: Mode) -> float:
     """How many positions of the layer's responses a fit is to sample, over all batches."""
     unknowns = len(first_stage_offsets(group)) if mode == "whiten" else group.spec.patch_size
-    return max(_POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
+    return max(POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
 
 
 def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions:
@@ -39,10 +39,11 @@ def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions
         The same seed gives the same positions.
     """
     items, _, *sizes = shape
-    count, most = items * math.prod(sizes), max(1, math.ceil(about))
-    if count <= most:
+    count = items * math.prod(sizes)
+    if count <= about:
         flat = torch.arange(count, device="cpu")
     else:
+        most = max(1, math.ceil(about))
         generator = torch.Generator("cpu").manual_seed(seed)
         within = torch.rand(most, generator=generator, dtype=torch.float32, device="cpu")
         flat = ((torch.arange(most, device="cpu") + within) * (count / most)).long()
