@@ -34,7 +34,9 @@ from amct_pytorch.tensor_decompose import (
     decompose_network,
     plan_decomposition,
 )
-from amct_pytorch.tensor_decompose.calibration.positions import sample_positions
+from amct_pytorch.tensor_decompose.calibration.positions import positions_that_fit, sample_positions
+from amct_pytorch.tensor_decompose.methods.weight_group import WeightGroup
+from amct_pytorch.tensor_decompose.model.layers import survey
 from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
@@ -73,10 +75,10 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def data(seed: int, kind: str, count: int = 4) -> Tensor:
+def data(seed: int, kind: str, count: int = 4, height: int = 6) -> Tensor:
     """Inputs of 64 or 72 channels, of different kinds: noise, few directions, a large mean, dead channels."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 72, 6, 7, generator=generator)
+    x = torch.randn(count, 72, height, 7, generator=generator)
     if kind == "few":
         x = (torch.randn(72, 5, generator=generator) @ x[:, :5].flatten(2)).reshape(x.shape)
     elif kind == "offset":
@@ -236,6 +238,31 @@ def test_sampled_positions_are_spread_evenly_the_same_each_time_and_stand_for_al
     assert where.scale == 10
     assert where.item.bincount().tolist() == [10] * 4
     assert len({*zip(where.item.tolist(), *(place.tolist() for place in where.places), strict=True)}) == 40
+
+
+def test_least_squares_gets_twelve_positions_an_unknown_and_fewer_where_kept_responses_take_too_much() -> None:
+    model = nn.Sequential(*(conv() for _ in range(4)))
+    groups = [WeightGroup((layer,), DecompositionConfig()) for layer in survey(model).layers]
+    bytes_kept = 4 * (12 * 64 * 9) * 64 * 4
+
+    def each(memory: int, mode: Any, *, keeping: bool) -> set[float]:
+        return {*positions_that_fit(groups, dict.fromkeys(range(4), mode), memory, keeping=keeping).values()}
+
+    assert each(0, "refit", keeping=False) == {12 * 64 * 9}
+    assert each(bytes_kept, "reconstruct", keeping=True) == {12 * 64 * 9}
+    assert each(bytes_kept // 2, "reconstruct", keeping=True) == {6 * 64 * 9}
+    assert each(0, "reconstruct", keeping=True) == each(2**31, "whiten", keeping=False) == {2048}
+
+
+@pytest.mark.parametrize("mode", ["refit", "reconstruct"])
+def test_a_large_feature_map_is_sampled_evenly_to_as_many_positions_as_a_small_one(mode: str) -> None:
+    samples = []
+    for height in (200, 300):
+        model = nn.Sequential(conv(8, 8)).eval()
+        config = DecompositionConfig(rank=FixedRank(3), rank_multiple=1, rule="any")
+        plan = plan_decomposition(model, config, calibration=Calibration([data(0, "few", 2, height)[:, :8]], mode=mode))
+        samples.append(plan.layers[0].fit.samples)
+    assert samples[0] == samples[1]
 
 
 @pytest.mark.parametrize("mode", MODES)
