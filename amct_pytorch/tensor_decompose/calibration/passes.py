@@ -20,7 +20,7 @@ from .biases import bias_of, correctable_biases
 from .data import Calibration, Mode
 from .layer_fit import Fitted, fit, spectrum_on_data
 from .moments import MomentSums, bytes_of_moments
-from .positions import positions_wanted
+from .positions import positions_that_fit
 from .recorder import LayerRecorder
 from .rescale import rescale
 from .runs import EndOfRun, Runs
@@ -116,6 +116,10 @@ class _Fitting:
     def recorders(self, sums: Mapping[int, MomentSums]) -> Recorders:
         """A recorder for every layer that may be fitted."""
         batches = self.runs.count() or _USUAL_BATCHES
+        calibration = self.runs.calibration
+        positions = positions_that_fit(
+            self.groups, self.modes, calibration.memory, keeping=calibration.mode == "reconstruct"
+        )
         return {
             index: [
                 LayerRecorder(
@@ -123,7 +127,7 @@ class _Fitting:
                     cast(LayerSpec, layer.spec),
                     module,
                     number,
-                    positions_wanted(self.groups[index], self.modes[index]) / batches,
+                    positions[index] / batches,
                     sums.get(index),
                 )
                 for layer, module, number in zip(
