@@ -9,11 +9,13 @@ from ..model.layers import Layer
 
 def is_listed(layer: Layer, config: DecompositionConfig) -> bool:
     """Whether a plan speaks of a layer: the method that it would be split by is for its kind, or a rule names it."""
-    if layer.axes in get_method(config.method_for(layer.names)).axes:
-        return True
-    return any(name in config.layers for name in layer.names)
+    return layer.axes in _axes(*config.method_for(layer.names)) or any(name in config.layers for name in layer.names)
 
 
 def axes_in_use(config: DecompositionConfig) -> set[int]:
     """Numbers of spatial axes of the layers that the methods of a config are for."""
-    return {axes for method in config.methods for axes in get_method(method).axes}
+    return {axes for method, rule in config.methods for axes in _axes(method, rule)}
+
+
+def _axes(method: str, rule: str) -> set[int]:
+    return set(get_method(method).axes_by(rule))
