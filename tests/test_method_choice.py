@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from amct_pytorch.errors import ConfigError, ConfigTypeError
+from amct_pytorch.errors import AmctWarning, ConfigError, ConfigTypeError
 from amct_pytorch.tensor_decompose import (
     Calibration,
     DecompositionConfig,
@@ -284,17 +284,20 @@ def test_an_auto_plan_goes_through_file_and_rebuild(tmp_path: Path) -> None:
     assert torch.equal(rebuilt(batch()), small(batch()))
 
 
+class Shared(nn.Module):
+    """Two layers of one weight, which the channel split takes in different forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(32, 24, 3, padding=1)
+        self.other = nn.Conv2d(32, 24, 3, padding=1, stride=4)
+        self.other.weight = self.one.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.other(x) + self.one(x)[..., ::4, ::4]
+
+
 def test_layers_that_share_a_weight_are_split_in_one_form_or_kept() -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one = nn.Conv2d(32, 24, 3, padding=1)
-            self.other = nn.Conv2d(32, 24, 3, padding=1, stride=4)
-            self.other.weight = self.one.weight
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.other(x) + self.one(x)[..., ::4, ::4]
-
     model = Shared().eval()
     assert Channel().mode(LayerSpec(32, 24, (3, 3))) != Channel().mode(LayerSpec(32, 24, (3, 3), stride=(4, 4)))
     kept = plan_decomposition(model, DecompositionConfig(method="channel", rank=FixedRank(4)))
@@ -306,6 +309,17 @@ def test_layers_that_share_a_weight_are_split_in_one_form_or_kept() -> None:
     assert set(changes) == {"one", "other"}
     x = torch.randn(1, 32, 8, 8)
     assert small(x).shape == model(x).shape
+
+
+def test_a_file_that_splits_layers_of_one_weight_in_two_forms_unties_them(tmp_path: Path) -> None:
+    apart, path = Shared(), tmp_path / "info.json"
+    apart.other.weight = nn.Parameter(apart.one.weight.detach().clone())
+    apart, _ = auto_decomposition(apart, path, config=DecompositionConfig(method="channel", rank=FixedRank(4)))
+    with pytest.warns(AmctWarning, match="their weights are apart from now on"):
+        rebuilt, _ = decompose_network(Shared(), path)
+    rebuilt.load_state_dict(apart.state_dict())
+    x = torch.randn(1, 32, 8, 8)
+    assert torch.equal(rebuilt(x), apart(x))
 
 
 def test_ranks_are_given_one_for_each_of_a_split() -> None:
