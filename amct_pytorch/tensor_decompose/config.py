@@ -97,6 +97,12 @@ class DecompositionConfig:
         key = find_rule(self.layers, names)
         return self._method_by({} if key is None else self.layers[key])
 
+    @property
+    def gives_ranks(self) -> bool:
+        """Whether it says what ranks layers are to have, other than by default."""
+        rules = [rule for rule in self.layers.values() if rule is not False]
+        return self.rank != EvbmfRank() or any("rank" in rule for rule in rules)
+
     def named_layers(self) -> Iterable[tuple[str, str]]:
         """Every key that should name a layer, each with the setting it stands in."""
         yield from (("layers", key) for key in self.layers)
