@@ -34,7 +34,9 @@ from amct_pytorch.tensor_decompose import (
     decompose_network,
     plan_decomposition,
 )
-from amct_pytorch.tensor_decompose.calibration.positions import sample_positions
+from amct_pytorch.tensor_decompose.calibration.positions import positions_that_fit, sample_positions
+from amct_pytorch.tensor_decompose.methods.weight_group import WeightGroup
+from amct_pytorch.tensor_decompose.model.layers import survey
 from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
@@ -73,10 +75,10 @@ def geometries(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def data(seed: int, kind: str, count: int = 4) -> Tensor:
+def data(seed: int, kind: str, count: int = 4, height: int = 6) -> Tensor:
     """Inputs of 64 or 72 channels, of different kinds: noise, few directions, a large mean, dead channels."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(count, 72, 6, 7, generator=generator)
+    x = torch.randn(count, 72, height, 7, generator=generator)
     if kind == "few":
         x = (torch.randn(72, 5, generator=generator) @ x[:, :5].flatten(2)).reshape(x.shape)
     elif kind == "offset":
@@ -236,6 +238,31 @@ def test_sampled_positions_are_spread_evenly_the_same_each_time_and_stand_for_al
     assert where.scale == 10
     assert where.item.bincount().tolist() == [10] * 4
     assert len({*zip(where.item.tolist(), *(place.tolist() for place in where.places), strict=True)}) == 40
+
+
+def test_least_squares_gets_twelve_positions_an_unknown_and_fewer_where_kept_responses_take_too_much() -> None:
+    model = nn.Sequential(*(conv() for _ in range(4)))
+    groups = [WeightGroup((layer,), DecompositionConfig()) for layer in survey(model).layers]
+    bytes_kept = 4 * (12 * 64 * 9) * 64 * 4
+
+    def each(memory: int, mode: Any, *, keeping: bool) -> set[float]:
+        return {*positions_that_fit(groups, dict.fromkeys(range(4), mode), memory, keeping=keeping).values()}
+
+    assert each(0, "refit", keeping=False) == {12 * 64 * 9}
+    assert each(bytes_kept, "reconstruct", keeping=True) == {12 * 64 * 9}
+    assert each(bytes_kept // 2, "reconstruct", keeping=True) == {6 * 64 * 9}
+    assert each(0, "reconstruct", keeping=True) == each(2**31, "whiten", keeping=False) == {2048}
+
+
+@pytest.mark.parametrize("mode", ["refit", "reconstruct"])
+def test_a_large_feature_map_is_sampled_evenly_to_as_many_positions_as_a_small_one(mode: str) -> None:
+    samples = []
+    for height in (200, 300):
+        model = nn.Sequential(conv(8, 8)).eval()
+        config = DecompositionConfig(rank=FixedRank(3), rank_multiple=1, rule="any")
+        plan = plan_decomposition(model, config, calibration=Calibration([data(0, "few", 2, height)[:, :8]], mode=mode))
+        samples.append(plan.layers[0].fit.samples)
+    assert samples[0] == samples[1]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -403,6 +430,32 @@ def structured() -> TwoConvs:
     model.stem.weight.data[8:] *= 0.1
     model.conv1.weight.data[:, 8:] *= 0.5
     return model
+
+
+def test_a_plan_reports_the_fit_that_made_the_factors_and_not_one_that_had_nothing_left_to_gain() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+    x = torch.randn(12, 64, 8, 8)
+    x = (torch.randn(64, 8) @ x[:, :8].flatten(2)).reshape(x.shape) + 0.1 * x
+    plan = plan_decomposition(model, LOW, calibration=Calibration(x.split(4), mode="reconstruct"))
+    split_alone, refitted = (layer.fit for layer in plan.layers)
+    assert split_alone.ridge is None  # least squares had nothing to add to the whitened split
+    assert split_alone.unknowns == 64 * 3
+    assert split_alone.shrinkage < 0.1
+    assert 0 < refitted.ridge < 100
+    assert refitted.unknowns == 12 * 3 + 1
+    assert "inf" not in str(split_alone) + str(refitted)
+
+
+def test_where_the_plain_factors_are_kept_the_plan_says_that_the_data_were_not_trusted() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1)).eval()
+    noise = torch.randn(4, 64, 8, 8)
+    (layer,) = plan_decomposition(model, LOW, calibration=Calibration([noise], mode="refit")).layers
+    assert (layer.fit.ridge, layer.fit.shrinkage, layer.fit.condition) == (math.inf, 1, 1)
+    plain = plan_decomposition(model, LOW).layers[0].factors
+    composed = (torch.einsum("riab,orcd->oiacbd", *factors) for factors in (layer.factors, plain))
+    torch.testing.assert_close(*composed, rtol=0, atol=1e-6)
 
 
 def test_each_mode_keeps_more_of_the_outputs_than_the_one_before() -> None:

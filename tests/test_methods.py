@@ -52,6 +52,7 @@ class TestTucker2(MethodConformance):
     method = Tucker2
 
 
+@pytest.mark.slow  # in form it is Tucker-2
 class TestTwoRankSplit(MethodConformance):
     method = TwoRankSplit
 

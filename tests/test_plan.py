@@ -281,7 +281,7 @@ def test_a_rank_above_the_full_one_names_the_layer() -> None:
 
 
 def test_the_plan_of_a_model_without_convs_says_so() -> None:
-    assert str(plan_decomposition(nn.Linear(2, 2))) == "The model has no Conv2d or Conv3d."
+    assert str(plan_decomposition(nn.Linear(2, 2))) == "The model has no Conv2d."
 
 
 @pytest.mark.parametrize(
@@ -300,8 +300,7 @@ def test_of_convolutions_that_a_recorded_graph_calls_as_functions_a_plan_says_wh
 ) -> None:
     plan = plan_decomposition(record(nn.Sequential(conv()).eval()))
     assert " ".join(str(plan).split()) == (
-        "The model has no Conv2d or Conv3d; its convolutions are called as functions: "
-        "decompose before exporting or tracing."
+        "The model has no Conv2d; its convolutions are called as functions: decompose before exporting or tracing."
     )
 
 
@@ -317,8 +316,8 @@ class _Functional(nn.Module):
 def test_of_convolutions_that_a_module_calls_as_functions_a_plan_says_what_to_do(tmp_path: Path) -> None:
     plan = plan_decomposition(nn.Sequential(_Functional()))
     assert " ".join(str(plan).split()) == (
-        "The model has no Conv2d or Conv3d; convolutions are called as functions in _Functional: "
-        "make them layers (torch.nn.Conv2d, torch.nn.Conv3d) to have them decomposed."
+        "The model has no Conv2d; convolutions are called as functions in _Functional: "
+        "make them layers (torch.nn.Conv2d) to have them decomposed."
     )
     plan.save(tmp_path / "plan")
     assert load_plan(tmp_path / "plan") == plan

@@ -31,9 +31,11 @@ from .config_file import load_config, save_config
 from .model.chain import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d, DecomposedLayer, DecomposedLinear
 from .plan.layer_plan import LayerPlan
 from .plan.plan import DecompositionPlan, load_plan
+from .ranks.budget import Budget
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
 
 __all__ = [
+    "Budget",
     "Calibration",
     "DecomposedConv1d",
     "DecomposedConv2d",

@@ -35,6 +35,7 @@ from .plan.apply import apply_plan, checked_path
 from .plan.listed import axes_in_use, is_listed
 from .plan.plan import DecompositionPlan
 from .plan.planner import make_plan
+from .ranks.budget import Budget
 
 
 def auto_decomposition(
@@ -42,6 +43,7 @@ def auto_decomposition(
     decompose_info_path: str | os.PathLike[str] | None = None,
     *,
     config: DecompositionConfig | None = None,
+    budget: Budget | None = None,
     calibration: Calibration | None = None,
     example_inputs: object = None,
     progress: bool | ProgressFunction = False,
@@ -61,7 +63,7 @@ def auto_decomposition(
         decomposed structure; None writes none. An existing file is replaced, missing folders are made.
     config
         Method, ranks, layers; the default is ``DecompositionConfig()``.
-    calibration, example_inputs
+    budget, calibration, example_inputs
         As in `plan_decomposition`.
     progress
         True draws a bar; a function is called with (done, total, layer name).
@@ -85,9 +87,9 @@ def auto_decomposition(
     with one_at_a_time(), joined_processes(distributed) as processes:
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
-        _check_settings(config, calibration)
-        _check_alike(processes, "auto_decomposition", calibration, example_inputs, decompose_info_path)
-        plan = _plan(found, config, calibration, example_inputs, progress, processes)
+        _check_settings(config, budget, calibration, example_inputs)
+        _check_alike(processes, "auto_decomposition", budget, calibration, example_inputs, decompose_info_path)
+        plan = _plan(found, config, budget, calibration, example_inputs, progress, processes)
         return apply_plan(plan.layers, found, place, processes)
 
 
@@ -95,6 +97,7 @@ def plan_decomposition(
     model: nn.Module,
     config: DecompositionConfig | None = None,
     *,
+    budget: Budget | None = None,
     calibration: Calibration | None = None,
     example_inputs: object = None,
     progress: bool | ProgressFunction = False,
@@ -107,7 +110,11 @@ def plan_decomposition(
     model
         A model with pretrained weights, on any device; the computation is done on the host.
     config
-        Method, ranks, layers; the default is ``DecompositionConfig()``.
+        Method, ranks, layers; the default is ``DecompositionConfig()``, and with a budget
+        ``DecompositionConfig(method="auto", rule="any")``.
+    budget
+        How much of the whole model may be left, such as ``Budget(macs=0.5)``: methods, ranks and the layers to
+        decompose are chosen together, and no ranks are to be given.
     calibration
         Unlabelled inputs to fit the factors to, which keeps far more accuracy than the split of the weights
         alone. The plan then shows errors of responses and outputs instead of weights.
@@ -136,18 +143,18 @@ def plan_decomposition(
     """
     with one_at_a_time(), joined_processes(distributed) as processes:
         found = survey(model)
-        _check_settings(config, calibration)
-        _check_alike(processes, "plan_decomposition", calibration, example_inputs)
-        return _plan(found, config, calibration, example_inputs, progress, processes)
+        _check_settings(config, budget, calibration, example_inputs)
+        _check_alike(processes, "plan_decomposition", budget, calibration, example_inputs)
+        return _plan(found, config, budget, calibration, example_inputs, progress, processes)
 
 
-def _check_settings(config: object, calibration: object) -> None:
-    """Check that the two are of their types.
+def _check_settings(config: object, budget: object, calibration: object, example_inputs: object) -> None:
+    """Check that settings are of their types, and go together.
 
     Raises
     ------
-    ConfigTypeError
-        One is not.
+    ConfigTypeError, ConfigError
+        One is not, or they do not.
     """
     if config is not None and not isinstance(config, DecompositionConfig):
         raise ConfigTypeError(f"config must be a DecompositionConfig, found {config!r}")
@@ -155,11 +162,23 @@ def _check_settings(config: object, calibration: object) -> None:
         raise ConfigTypeError(
             f"calibration must be a Calibration, found {type(calibration).__name__}: Calibration(batches)"
         )
+    if budget is None:
+        return
+    if not isinstance(budget, Budget):
+        raise ConfigTypeError(f"budget must be a Budget, found {budget!r}: Budget(macs=0.5)")
+    if budget.macs is not None and example_inputs is None:
+        raise ConfigError(f"budget: {budget} needs example_inputs, on which MACs are counted")
+    if config is not None and config.gives_ranks:
+        raise ConfigError(
+            f"budget: {budget} chooses the ranks of all layers: leave out rank in the config and its rules; to keep "
+            "a layer, give it the rule False"
+        )
 
 
 def _check_alike(
     processes: ProcessGroup,
     function: str,
+    budget: Budget | None,
     calibration: Calibration | None,
     example_inputs: object,
     decompose_info_path: object = None,
@@ -176,6 +195,7 @@ def _check_alike(
         fitted = f"mode={calibration.mode!r}, add_bias={calibration.add_bias}, memory={calibration.memory}"
     own = {
         "the function called": function,
+        "budget": str(budget),
         "calibration": fitted,
         "example_inputs": "None" if example_inputs is None else "given",
         "decompose_info_path": "None" if decompose_info_path is None else "given",
@@ -192,18 +212,20 @@ def _check_alike(
 def _plan(
     found: Survey,
     config: DecompositionConfig | None,
+    budget: Budget | None,
     calibration: Calibration | None,
     example_inputs: object,
     progress: bool | ProgressFunction,
     processes: ProcessGroup,
 ) -> DecompositionPlan:
-    config = config or DecompositionConfig()
+    if config is None:
+        config = DecompositionConfig() if budget is None else DecompositionConfig(method="auto", rule="any")
     # A rule may well name a layer that an earlier call has decomposed.
     known = [*(name for layer in found.layers if is_listed(layer, config) for name in layer.names), *found.chains]
     for text in check_keys_name_layers(config.named_layers(), known, kinds_named(axes_in_use(config))):
         warn_user(text)
     with reporting(progress, "decompose") as report:
-        return make_plan(found, config, calibration, example_inputs, report, processes)
+        return make_plan(found, config, budget, calibration, example_inputs, report, processes)
 
 
 def decompose_network(

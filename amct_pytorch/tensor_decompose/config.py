@@ -88,14 +88,20 @@ class DecompositionConfig:
         return policy if isinstance(policy, str) else dataclasses.replace(settings, rank=policy)
 
     @property
-    def methods(self) -> list[str]:
-        """Names of the methods in use: the one for all layers, and those that rules give to single ones."""
-        return list(dict.fromkeys([self.method, *(self._method_by(rule) for rule in self.layers.values())]))
+    def methods(self) -> set[tuple[str, str]]:
+        """The methods in use, by name and with the ``rule``: for all layers, and as rules give them to single ones."""
+        return {(self.method, self.rule), *(self._method_by(rule) for rule in self.layers.values())}
 
-    def method_for(self, names: tuple[str, ...]) -> str:
-        """Name of the method for a layer, also where a rule keeps it."""
+    def method_for(self, names: tuple[str, ...]) -> tuple[str, str]:
+        """The method for a layer, by name and with the ``rule``, also where the layer is kept."""
         key = find_rule(self.layers, names)
-        return self.method if key is None else self._method_by(self.layers[key])
+        return self._method_by({} if key is None else self.layers[key])
+
+    @property
+    def gives_ranks(self) -> bool:
+        """Whether it says what ranks layers are to have, other than by default."""
+        rules = [rule for rule in self.layers.values() if rule is not False]
+        return self.rank != EvbmfRank() or any("rank" in rule for rule in rules)
 
     def named_layers(self) -> Iterable[tuple[str, str]]:
         """Every key that should name a layer, each with the setting it stands in."""
@@ -105,8 +111,9 @@ class DecompositionConfig:
             if isinstance(policy, FixedRank) and isinstance(policy.ranks, Mapping):
                 yield from (("FixedRank", key) for key in policy.ranks)
 
-    def _method_by(self, rule: Literal[False] | Mapping[str, object]) -> str:
-        return self.method if rule is False else str(rule.get("method", self.method))
+    def _method_by(self, rule: Literal[False] | Mapping[str, object]) -> tuple[str, str]:
+        own = rule or {}
+        return str(own.get("method", self.method)), str(own.get("rule", self.rule))
 
     def _with_rule(self, name: str | None, rule: object) -> DecompositionConfig:
         allowed = ("method", "rule", "rank", "rank_multiple", "require_gain")

@@ -33,6 +33,10 @@ class Calibration:
         decomposed so far gives it, and is fitted to the responses of the original, so later layers make up
         for earlier ones. One pass with the original, then one for each layer, up to that layer.
 
+    However large the feature maps and however many the batches, a layer is fitted to the same number of positions of
+    its response, spread evenly over all of them: 2 for each unknown of the first stage in whiten, else 12 for each
+    value of the layer's patch, or all that there are.
+
     Biases are corrected along with the factors, and a layer without gets one: the mean of what a low rank leaves
     out is to be made up for, in front of a batch normalisation too. The second of every eight batches, four at
     most, is held out of the fit, and the plan's errors are measured on those.
@@ -58,7 +62,8 @@ class Calibration:
     memory
         Bytes that the moments of whole patches may take, 24·(in·kh·kw)² for a layer: in ``"refit"`` of all
         layers together, in ``"reconstruct"`` of one. The largest layers that do not fit in are fitted as in
-        ``"whiten"``, and the plan says so.
+        ``"whiten"``, and the plan says so. In ``"reconstruct"`` the responses of the original at the sampled
+        positions may take as much again, 48·in·kh·kw·out for a layer; beyond that fewer positions are sampled.
 
     Raises
     ------

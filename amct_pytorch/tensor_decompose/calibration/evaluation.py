@@ -80,7 +80,7 @@ class Outcome:
 
 
 def judge(
-    runs: Runs, groups: Sequence[Candidates], processes: ProcessGroup
+    runs: Runs, groups: Sequence[Candidates], processes: ProcessGroup, batches: int | None = None
 ) -> tuple[Outcome, list[tuple[float, float] | None]]:
     """Compare the model with its layers replaced with the model as it is.
 
@@ -92,6 +92,8 @@ def judge(
         What is to be compared.
     processes
         Those whose batches count, each with its own.
+    batches
+        How many batches to go over in each process; None for all that errors are measured on.
 
     Returns
     -------
@@ -130,7 +132,8 @@ def judge(
 
         return forward
 
-    for index in runs.judged:
+    judged = list(runs.judged)[:batches]
+    for index in judged:
         kept = {module: [] for module in number}
         with acting({module: recorded(module) for module in number}):
             original = comparable(runs.outputs(index))
@@ -140,7 +143,7 @@ def judge(
                 side.outputs.add(original, runs.outputs(index))
     for side in (fitted, plain):
         side.pool(processes)
-    counts, held_out = zip(*processes.gather((len(runs.judged), bool(runs.held_out))), strict=True)
+    counts, held_out = zip(*processes.gather((len(judged), bool(runs.held_out))), strict=True)
     outcome = Outcome(
         fitted.outputs.ratio,
         fitted.outputs.agreement,

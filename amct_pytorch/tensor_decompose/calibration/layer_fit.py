@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..methods.low_rank import balanced
 from ..methods.weight_group import Factors, WeightGroup
 from ..model.compose import composed_weight, relative_error, ungrouped
-from ..model.spec import LayerSpec
 from ..ranks.spectrum import Spectrum
 from .biases import bias_of
+from .chain_fit import ChainFit, Start, fit_chain
 from .data import Mode
-from .least_squares import Moments, Refit, improve_first, refit
 from .moments import MomentSums
-from .stage_kernels import composed, first_stage_offsets, prefix_offsets, seen_by_prefix
-from .whitening import shrunk_root
+from .stage_kernels import first_stage_offsets, prefix_offsets, seen_by_prefix
+from .whitening import Root, shrunk_root
 
 
 @dataclass(frozen=True)
@@ -30,17 +28,18 @@ class Fit:
     mode
         ``"whiten"``, ``"refit"``, ``"reconstruct"``, or ``"plain"`` for the split of the weight alone.
     samples
-        Number of patches that the fit had: of the whole layer, or in whiten of the first stage.
+        Number of patches that the fit had: of the whole layer, or of the first stage where the split alone was fitted.
     unknowns
-        Numbers to find for each output of the fit: in whiten the size of the first stage's patch, else that of the
-        last one's, and a bias.
+        Numbers to find for each output of the fit: the size of the last stage's patch and a bias, or where the split
+        alone was fitted the size of the first stage's patch.
     condition
-        Condition of the second moment of the first stage's patches after shrinkage.
+        Condition of the second moment of the first stage's patches after shrinkage; 1 for the plain split.
     shrinkage
         By how much it was shrunk towards white noise: 0 trusts the data, 1 gives the plain split.
     ridge
-        Ridge of the least squares, in units of the mean variance of what the last stage sees; infinite
-        where the data were not trusted. None in whiten.
+        Ridge of the last least squares that changed the factors, in units of the mean variance of what the last stage
+        sees; infinite where the data were not trusted and the factors are those of the plain split. None where they
+        are those of a whitened one: in whiten, and where least squares had nothing to add.
     scales
         Smallest and largest scale of an output channel, see `rescale`; None where the layer was not scaled.
     note
@@ -146,9 +145,11 @@ def fit(
         least=0.0 if as_seen else plain.error**2,
     )
     whitened = group.factors(ranks, group.spectrum(root.root), root.root)
-    weights, ridge = tuple(weight.double() for weight in whitened.weights), None
+    chain = ChainFit(tuple(weight.double() for weight in whitened.weights), whitened=True, ridge=math.inf)
     if mode != "whiten":
-        weights, ridge = _refitted(group, [whitened, plain], root.root, total, halves)
+        starts = [Start(whitened.weights, whitened=True), Start(plain.weights, whitened=False)]
+        chain = fit_chain(group.spec, stages, starts, root, total, halves)
+    weights = chain.weights
     new_kernel = composed_weight(weights, stages).flatten(1)
     corrected: dict[int, Tensor] = {}
     for module, number in zip(group.modules, biases, strict=True):
@@ -165,58 +166,19 @@ def fit(
         ),
         plain=plain,
         biases=tuple(None if number is None else corrected.get(number) for number in biases),
-        fit=Fit(
-            mode,
-            sums.samples * (offsets.shape[1] if mode == "whiten" else 1),
-            len(offsets) if mode == "whiten" else math.prod(weights[-1].shape[1:]) + 1,
-            root.condition,
-            root.shrinkage,
-            ridge,
-            note=note,
-        ),
+        fit=_how(mode, chain, root, offsets, sums.samples, note),
     )
 
 
-def _refitted(
-    group: WeightGroup, starts: Sequence[Factors], root: Tensor, total: Moments, halves: Sequence[Moments]
-) -> tuple[tuple[Tensor, ...], float]:
-    """Weights from the start that promises most, and the ridge; never worse on the data than the last start.
-
-    The last stage is fitted with the others as they are, then the first, then the last once more.
-    """
-    stages = group.stages(starts[0].ranks)
-    first, last = stages[0], stages[-1]
-    offsets = prefix_offsets(group.spec, stages[:-1])
-
-    def error_of(prefix: Tensor, weight: Tensor) -> float:
-        return total.error(composed(prefix, ungrouped(weight, last.groups), offsets))
-
-    found: list[tuple[Refit, list[Tensor], float]] = []
-    limit = math.inf
-    for start in starts:
-        weights = [weight.double() for weight in start.weights]
-        prefix = composed_weight(weights[:-1], stages[:-1])
-        limit = error_of(prefix, weights[-1])
-        result = refit(prefix, weights[-1], offsets, total, halves, last.groups)
-        found.append((result, weights[:-1], error_of(prefix, result.last)))
-    allowed = [item for item in found if item[2] <= limit] or found[-1:]
-    best, before, _ = min(allowed, key=lambda item: item[0].expected)
-    if first.groups == 1:
-        tail = composed_weight([*before[1:], best.last], stages[1:])
-        before[0] = improve_first(before[0], tail, prefix_offsets(group.spec, stages[:1]), root, total, halves)
-    best = refit(composed_weight(before, stages[:-1]), best.last, offsets, total, halves, last.groups)
-    return _evened([*before, best.last], stages), best.ridge
-
-
-def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Tensor, ...]:
-    """Weights of the same kernel whose entries are of similar size in every stage, as half precision needs them."""
-    if len(weights) == 2 and all(stage.groups == 1 for stage in stages):
-        first, last = weights
-        turned = last.transpose(0, 1)
-        rows, columns = balanced(first.flatten(1), turned.flatten(1))
-        return rows.reshape(first.shape), columns.reshape(turned.shape).transpose(0, 1).contiguous()
-    lengths = [float(weight.norm()) / math.sqrt(weight.numel()) for weight in weights]
-    if not all(lengths):
-        return tuple(weights)
-    mean = math.prod(lengths) ** (1 / len(lengths))
-    return tuple(weight * (mean / length) for weight, length in zip(weights, lengths, strict=True))
+def _how(mode: Mode, chain: ChainFit, root: Root, offsets: Tensor, samples: int, note: str) -> Fit:
+    """The figures of the fit that made the weights of a chain, which need not be the last one tried."""
+    split_alone = chain.whitened and math.isinf(chain.ridge)  # the whitened split, that least squares left as it was
+    return Fit(
+        mode,
+        samples=samples * offsets.shape[1] if split_alone else samples,
+        unknowns=len(offsets) if split_alone else math.prod(chain.weights[-1].shape[1:]) + 1,
+        condition=root.condition if chain.whitened else 1.0,
+        shrinkage=root.shrinkage if chain.whitened else 1.0,
+        ridge=None if split_alone else chain.ridge,
+        note=note,
+    )

@@ -4,10 +4,8 @@ With P the input patches of a layer (D = in·kernel values each), t its response
 c' an intercept, the error of the response is the mean of ‖t − W'·P − c'‖². The best intercept is known, so
 everything here works on moments that are centred already (or not, where a layer has no bias to correct).
 
-From a whitened split on, the last factor is fitted by ridge-regularised least squares, then the first one with the
-others fixed, then the last once more. (X. Zhang, J. Zou, K. He, J. Sun, "Accelerating very deep convolutional networks
-for classification and detection", TPAMI 2016, fit responses layer after layer.) How far to trust the data is estimated
-from the data: the moments come in two halves, from different images, and each half judges what the other fits.
+The last factor has a closed solution; see `descent` for the others. How far to trust the data is estimated from the
+data: the moments come in two halves, from different images, and each half judges what the other fits.
 """
 
 from __future__ import annotations
@@ -20,15 +18,12 @@ import torch
 from torch import Tensor
 
 from ..model.compose import ungrouped
-from .stage_kernels import composed, places_of
+from .stage_kernels import composed, onto_places, seen_through
 
 # Ridges to choose from, in units of the mean variance of what the last stage sees.
 _RIDGES = tuple(10.0**exponent for exponent in range(-6, 3))
-# Steps of conjugate gradients for the first factor: few, since stopping early is what keeps it from overfitting.
-_STEPS = 4
 # Added to a diagonal, relative to its mean, so that a matrix that is singular but for rounding can be inverted.
 _JITTER_OF_INPUTS = 1e-12
-_JITTER_OF_KERNEL = 1e-6
 
 
 @dataclass(frozen=True)
@@ -142,10 +137,7 @@ class _Block:
 
     @classmethod
     def of(cls, prefix: Tensor, start: Tensor, offsets: Tensor, moments: Moments, cross: Tensor) -> _Block:
-        rows = prefix.flatten(1)
-        images = torch.stack([rows @ moments.second[offset] for offset in offsets.unbind(1)], dim=1).flatten(0, 1)
-        second = torch.stack([images[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
-        cross = torch.stack([cross[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
+        second, cross = seen_through(prefix, moments.second, offsets), onto_places(prefix, cross, offsets)
         diagonal = second.diagonal()
         floor = _JITTER_OF_INPUTS * float(diagonal.mean()) + torch.finfo(second.dtype).tiny
         scale = diagonal.clamp_min(floor).rsqrt()
@@ -191,67 +183,3 @@ class _Problem:
         """By how much this problem's step at each ridge changes the error of the other problem."""
         changes = [block.changes_on(same, ridges) for block, same in zip(self.blocks, other.blocks, strict=True)]
         return [sum(change) for change in zip(*changes, strict=True)]
-
-
-def improve_first(
-    first: Tensor, tail: Tensor, offsets: Tensor, root: Tensor, total: Moments, halves: Sequence[Moments]
-) -> Tensor:
-    """The first factor moved towards least squares on the responses, with the stages behind it as they are.
-
-    The error on these data never grows. It stays as it is where that does not carry over from one half of the
-    data to the other.
-
-    Parameters
-    ----------
-    first
-        (R, in, *kernel), without groups, float64.
-    tail
-        Kernel (out, R, *kernel) of the stages behind it, without groups, float64.
-    offsets
-        (d, J) of the first stage; see `prefix_offsets`.
-    root
-        (d, d); see `shrunk_root`. The better the data know a direction, the further it goes along it.
-    total, halves
-        Moments of all the data, and of its halves.
-    """
-    begin = total.error(composed(first, tail, offsets))
-    if begin <= total.rounding or min(half.weight for half in halves) == 0:
-        return first
-    gain = sum(
-        judging.weight * (judging.error(composed(first, tail, offsets)) - judging.error(composed(moved, tail, offsets)))
-        for fitted_on, judging in zip(halves, reversed(halves), strict=True)
-        for moved in [_descend(first, tail, offsets, root, fitted_on)]
-    )
-    return _descend(first, tail, offsets, root, total) if gain > 0 else first
-
-
-def _descend(first: Tensor, tail: Tensor, offsets: Tensor, root: Tensor, moments: Moments) -> Tensor:
-    """A few steps of conjugate gradients, preconditioned as if the places of the tail saw independent inputs."""
-    places = list(zip(places_of(tail), offsets.unbind(1), strict=True))
-    inner = sum((place.T @ place for place, _ in places), first.new_zeros(len(first), len(first)))
-    inner.diagonal().add_(_JITTER_OF_KERNEL * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny)
-    inner_root = torch.linalg.cholesky(inner)
-
-    def on_first(of_kernel: Tensor) -> Tensor:
-        return sum((place.T @ of_kernel[:, offset] for place, offset in places), torch.zeros_like(rows))
-
-    def conditioned(gradient: Tensor) -> Tensor:
-        return torch.cholesky_solve(torch.cholesky_solve(gradient, inner_root).T, root, upper=True).T
-
-    rows = first.flatten(1)
-    kernel = composed(first, tail, offsets)
-    rest = on_first(moments.cross - kernel @ moments.second)
-    direction = conditioned(rest)
-    power = float((rest * direction).sum())
-    step = direction
-    for _ in range(_STEPS):
-        image = on_first(composed(step.reshape(first.shape), tail, offsets) @ moments.second)
-        curvature = float((step * image).sum())
-        if not (power > 0 and curvature > 0):
-            break
-        rows = rows + power / curvature * step
-        rest = rest - power / curvature * image
-        direction = conditioned(rest)
-        power, before = float((rest * direction).sum()), power
-        step = direction + power / before * step
-    return rows.reshape(first.shape)

@@ -23,8 +23,6 @@ from ..model.spec import LayerSpec
 from .least_squares import Moments
 from .stage_kernels import seen_by_prefix
 
-# Rows of patches that are laid out and multiplied at a time, as their copies take memory.
-_ROWS_AT_ONCE = 4096
 # Rows after which a float32 sum on the model's device is added to the float64 sum on the host.
 _ROWS_OF_A_BLOCK = 8192
 # Strips that a symmetric product is computed in, so that little of its upper triangle is, and their least width.
@@ -105,14 +103,14 @@ class MomentSums:
     _halves: tuple[_Sums, _Sums] = field(default_factory=lambda: (_Sums(), _Sums()))
 
     def add(self, half: int, patches: Tensor, targets: Tensor | None, scale: float, intercept: int | None) -> None:
-        """Add sampled positions.
+        """Add a block of sampled positions.
 
         Parameters
         ----------
         half
             Of the data, 0 or 1.
         patches
-            (n, D), finite, float32 or float64, on any device.
+            (n, D), finite, float32 or float64, on any device; n > 0.
         targets
             (n, out), the responses without bias that are wanted; None where they are the layer's own.
         scale
@@ -122,21 +120,13 @@ class MomentSums:
             all that have the same. None where there is no such bias.
         """
         self.samples += len(patches)
-        blocks = torch.split(patches, _ROWS_AT_ONCE)
-        wanted = [None] * len(blocks) if targets is None else torch.split(targets, _ROWS_AT_ONCE)
-        for block, target in zip(blocks, wanted, strict=True):
-            if len(block):
-                self._add_block(self._halves[half], block, target, scale, intercept)
-
-    def _add_block(
-        self, half: _Sums, patches: Tensor, targets: Tensor | None, scale: float, intercept: int | None
-    ) -> None:
+        sums = self._halves[half]
         # Large inputs would overflow when squared, and tiny ones vanish: both are multiplied in units of their own.
         unit = safe_scale(patches)
         patches = patches if unit == 1 else patches / unit
-        if half.block is not None and half.unit_of_block != unit:
-            half.flush()
-        half.unit_of_block = unit
+        if sums.block is not None and sums.unit_of_block != unit:
+            sums.flush()
+        sums.unit_of_block = unit
         seen = patches
         scale_of_second = scale
         if self.offsets is not None:
@@ -144,25 +134,25 @@ class MomentSums:
             seen = patches[:, self.offsets.T.flatten().to(patches.device)].reshape(-1, size)
             scale_of_second = scale / places
         with _exact(patches.device):
-            if half.block is None:
-                half.block = seen.new_zeros(seen.shape[1], seen.shape[1])
-            _add_gram(half.block, seen, scale_of_second)
+            if sums.block is None:
+                sums.block = seen.new_zeros(seen.shape[1], seen.shape[1])
+            _add_gram(sums.block, seen, scale_of_second)
             unit_of_targets = 1.0 if targets is None else safe_scale(targets)
             if targets is not None and unit_of_targets != 1:
                 targets = targets / unit_of_targets
             cross = None if targets is None else targets.T @ patches
-        half.weight += scale * len(patches)
-        half.rows_of_block += len(seen)
-        if half.rows_of_block >= _ROWS_OF_A_BLOCK:
-            half.flush()
+        sums.weight += scale * len(patches)
+        sums.rows_of_block += len(seen)
+        if sums.rows_of_block >= _ROWS_OF_A_BLOCK:
+            sums.flush()
         if targets is not None and cross is not None:
-            half.cross = _plus(half.cross, cross, scale * unit * unit_of_targets)
-            half.energy += scale * float(targets.square().sum()) * unit_of_targets**2
+            sums.cross = _plus(sums.cross, cross, scale * unit * unit_of_targets)
+            sums.energy += scale * float(targets.square().sum()) * unit_of_targets**2
         if intercept is not None:
-            weight, patch_sum, target_sum = half.by_intercept.get(intercept, (0.0, None, None))
+            weight, patch_sum, target_sum = sums.by_intercept.get(intercept, (0.0, None, None))
             patch_sum = _plus(patch_sum, patches.sum(0), scale * unit)
             target_sum = None if targets is None else _plus(target_sum, targets.sum(0), scale * unit_of_targets)
-            half.by_intercept[intercept] = (weight + scale * len(patches), patch_sum, target_sum)
+            sums.by_intercept[intercept] = (weight + scale * len(patches), patch_sum, target_sum)
 
     def pool(self, processes: ProcessGroup) -> None:
         """Add up what every process has summed."""

@@ -20,7 +20,8 @@ from .biases import bias_of, correctable_biases
 from .data import Calibration, Mode
 from .layer_fit import Fitted, fit, spectrum_on_data
 from .moments import MomentSums, bytes_of_moments
-from .positions import positions_wanted
+from .positions import positions_that_fit
+from .probes import influences
 from .recorder import LayerRecorder
 from .rescale import rescale
 from .runs import EndOfRun, Runs
@@ -74,9 +75,7 @@ def fit_to_data(
         for layer, module, number in zip(group.layers, group.modules, numbers, strict=True):
             if number is not None and not is_finite(bias_of(module)):
                 raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
-    factoring.choose_by_weights(
-        [*factoring.chosen_by_weights, *_unaffordable(groups, factoring.open_methods, runs.calibration.memory)]
-    )
+    factoring.choose_before_data(_unaffordable(groups, factoring.open_methods, runs.calibration.memory))
     fitting = _LayerAfterLayer if runs.calibration.mode == "reconstruct" else _AllAtOnce
     fitted = fitting(runs, factoring, biases, report, processes).fit()
     _warn(groups, fitted)
@@ -105,8 +104,18 @@ class _Fitting:
         """Choose the ranks that depend on the data, from the moments of what the original layers see."""
         open_ = self.factoring.undecided
         # Of a layer that no batch has reached the weight alone is known; the plan keeps it.
-        self.factoring.choose_by_weights([index for index in open_ if not sums[index].samples])
-        self.factoring.choose_by_data(lambda index, group: spectrum_on_data(group, sums[index]))
+        self.factoring.choose_without_data([index for index in open_ if not sums[index].samples])
+        added_biases = {
+            index: sum(
+                number is not None and module.bias is None
+                for module, number in zip(self.groups[index].modules, self.biases[index], strict=True)
+            )
+            for index in open_
+        }
+        effects = (
+            influences(self.runs, self.factoring, self.report, self.processes) if self.factoring.has_budget else {}
+        )
+        self.factoring.choose_by_data(lambda index, group: spectrum_on_data(group, sums[index]), effects, added_biases)
 
     def sums_to_choose_by(self, index: int) -> MomentSums:
         """Sums of what the first stage of a group sees; of whole patches where its method is still to be chosen."""
@@ -116,6 +125,10 @@ class _Fitting:
     def recorders(self, sums: Mapping[int, MomentSums]) -> Recorders:
         """A recorder for every layer that may be fitted."""
         batches = self.runs.count() or _USUAL_BATCHES
+        calibration = self.runs.calibration
+        positions = positions_that_fit(
+            self.groups, self.modes, calibration.memory, keeping=calibration.mode == "reconstruct"
+        )
         return {
             index: [
                 LayerRecorder(
@@ -123,7 +136,7 @@ class _Fitting:
                     cast(LayerSpec, layer.spec),
                     module,
                     number,
-                    positions_wanted(self.groups[index], self.modes[index]) / batches,
+                    positions[index] / batches,
                     sums.get(index),
                 )
                 for layer, module, number in zip(

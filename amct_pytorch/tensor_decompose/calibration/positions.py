@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,16 +14,37 @@ from .data import Mode
 from .stage_kernels import first_stage_offsets
 
 # Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
-# each position, or of the whole one.
-_POSITIONS_PER_UNKNOWN: dict[Mode, int] = {"whiten": 2, "refit": 4, "reconstruct": 4}
+# each position, or of the whole one. A half of them judges what the other half finds, so with few, least squares is
+# trusted less than it might be, and in reconstruct it takes the noise of a layer's inputs for what they are like.
+# From 12 on more gain little (tools/positions.py), and the passes over the data take most of the time.
+POSITIONS_PER_UNKNOWN: dict[Mode, float] = {"whiten": 2, "refit": 12, "reconstruct": 12}
 # The least number of positions, which costs a small layer little.
 _LEAST_POSITIONS = 2048
+# Bytes of a response that is kept, in float32.
+_BYTES_OF_A_NUMBER = 4
 
 
-def positions_wanted(group: WeightGroup, mode: Mode) -> int:
-    """How many positions of the layer's responses a fit is to sample, over all batches."""
-    unknowns = len(first_stage_offsets(group)) if mode == "whiten" else group.spec.patch_size
-    return max(_POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)
+def positions_that_fit(
+    groups: Sequence[WeightGroup], modes: Mapping[int, Mode], memory: int, *, keeping: bool
+) -> dict[int, float]:
+    """How many positions each fit is to sample, over all batches.
+
+    Parameters
+    ----------
+    groups
+        All weight groups of the model.
+    modes
+        By number of the group, how it is fitted.
+    memory
+        Bytes that the responses at these positions may take.
+    keeping
+        Whether those of all layers are kept until the layer is fitted. Where they would take more memory, all layers
+        get the same share of the positions that they want, but never fewer than a small layer.
+    """
+    wanted = {index: _positions_wanted(groups[index], mode) for index, mode in modes.items()}
+    needed = _BYTES_OF_A_NUMBER * sum(count * groups[index].spec.out_channels for index, count in wanted.items())
+    share = memory / needed if keeping and needed > memory else 1.0
+    return {index: max(share * count, _LEAST_POSITIONS) for index, count in wanted.items()}
 
 
 def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions:
@@ -39,10 +60,11 @@ def sample_positions(shape: Sequence[int], about: float, seed: int) -> Positions
         The same seed gives the same positions.
     """
     items, _, *sizes = shape
-    count, most = items * math.prod(sizes), max(1, math.ceil(about))
-    if count <= most:
+    count = items * math.prod(sizes)
+    if count <= about:
         flat = torch.arange(count, device="cpu")
     else:
+        most = max(1, math.ceil(about))
         generator = torch.Generator("cpu").manual_seed(seed)
         within = torch.rand(most, generator=generator, dtype=torch.float32, device="cpu")
         flat = ((torch.arange(most, device="cpu") + within) * (count / most)).long()
@@ -72,3 +94,9 @@ def halves_of(where: Positions, sizes: Sequence[int], batch: int) -> Tensor:
     if not where.places or len(where.item) == 0 or int(where.item.max()) > 0:
         return (where.item + batch) % 2 == 1
     return ((where.places[0] >= sizes[0] / 2).long() + batch) % 2 == 1
+
+
+def _positions_wanted(group: WeightGroup, mode: Mode) -> float:
+    """How many positions a fit is to sample, over all batches, however many there are."""
+    unknowns = len(first_stage_offsets(group)) if mode == "whiten" else group.spec.patch_size
+    return max(POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)

@@ -18,6 +18,8 @@ from .positions import halves_of, sample_positions
 
 # Positions of each item of a batch that are kept of a response, to be compared with later.
 _KEPT_OF_AN_ITEM = 64
+# Positions whose patches are laid out and multiplied at a time, as their copies take memory.
+_ROWS_AT_ONCE = 4096
 # Batches and calls of a layer get seeds of their own while no layer is called more often than this in a batch.
 _SEEDS_OF_A_BATCH = 1_000_003
 
@@ -165,10 +167,10 @@ class LayerRecorder:
     def _add(
         self, sums: MomentSums, batched: Tensor, answers: Tensor, targets: Tensor | None, where: Positions
     ) -> None:
+        values = widened(batched)
         second = halves_of(where, answers.shape[2:], self._batch)
-        order = second.long().argsort(stable=True)
-        sizes = [int((~second).sum()), int(second.sum())]
-        patches = self.spec.patches(widened(batched), where[order]).split(sizes)
-        wanted = (None, None) if targets is None else targets[order.to(targets.device)].split(sizes)
-        for half in (0, 1):
-            sums.add(half, patches[half], wanted[half], where.scale, self.intercept)
+        for half, own in enumerate((~second, second)):
+            for rows in own.nonzero()[:, 0].split(_ROWS_AT_ONCE):
+                if len(rows):
+                    wanted = None if targets is None else targets[rows.to(targets.device)]
+                    sums.add(half, self.spec.patches(values, where[rows]), wanted, where.scale, self.intercept)

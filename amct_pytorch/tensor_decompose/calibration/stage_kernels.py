@@ -77,6 +77,37 @@ def composed(prefix: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
     return kernel
 
 
+def onto_places(prefix: Tensor, kernel: Tensor, offsets: Tensor) -> Tensor:
+    """What a kernel (n, D) is by the responses of the first stages: (n, R·J), the transpose of `composed`.
+
+    Parameters
+    ----------
+    prefix
+        (R, in, *kernel), without groups.
+    offsets
+        (d, J) of the prefix; see `prefix_offsets`.
+    """
+    rows = prefix.flatten(1)
+    return torch.stack([kernel[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
+
+
+def seen_through(prefix: Tensor, second: Tensor, offsets: Tensor) -> Tensor:
+    """The second moment (R·J, R·J) of the responses of the first stages at all J places that the next one sees.
+
+    Parameters
+    ----------
+    prefix
+        (R, in, *kernel), without groups.
+    second
+        (D, D), second moment of the patches.
+    offsets
+        (d, J) of the prefix; see `prefix_offsets`.
+    """
+    rows = prefix.flatten(1)
+    images = torch.stack([rows @ second[offset] for offset in offsets.unbind(1)], dim=1).flatten(0, 1)
+    return onto_places(prefix, images, offsets)
+
+
 def places_of(last: Tensor) -> tuple[Tensor, ...]:
     """The matrix (out, R) of a weight (out, R, *kernel) at every place of its kernel."""
     return last.reshape(*last.shape[:2], -1).unbind(2)

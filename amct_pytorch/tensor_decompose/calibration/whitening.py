@@ -55,15 +55,18 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: fl
     variance = float(total.diagonal().mean())
     if variance <= 0 or not math.isfinite(variance):
         return Root(torch.eye(size, dtype=total.dtype, device="cpu"), 1.0, math.inf)
-    identity = variance * torch.eye(size, dtype=total.dtype, device="cpu")
     (weight, one), (other_weight, other) = halves
-    distance = float((total - identity).square().sum())
+    apart = total.clone()
+    apart.diagonal().sub_(variance)
+    distance = float(apart.square_().sum())
+    del apart
     disagreement = float((one - other).square().sum()) * weight * other_weight / (weight + other_weight) ** 2
     judged = min(weight, other_weight) > 0
     shrinkage = disagreement / distance if judged and distance > 0 else 1.0
     shrinkage = min(max(shrinkage, least, _LEAST_SHRINKAGE), 1.0)
     while True:
-        shrunk = (1 - shrinkage) * total + shrinkage * identity
+        shrunk = (1 - shrinkage) * total
+        shrunk.diagonal().add_(shrinkage * variance)
         lower, failed = torch.linalg.cholesky_ex(shrunk)
         if not failed or shrinkage == 1:
             break

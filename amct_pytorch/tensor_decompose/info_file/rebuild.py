@@ -14,7 +14,7 @@ from ...errors import InfoFileError
 from ..model.chain import DecomposedLayer
 from ..model.layers import Layer, Slot
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like
-from ..model.spec import LayerModule, LayerSpec
+from ..model.spec import Axes, LayerModule, LayerSpec
 from ..model.split import Split
 from .schema import Entry
 
@@ -51,7 +51,7 @@ def rebuilt(
         else:
             named[id(layer_of[entry.name].module)].append(entry)
     generator = torch.Generator("cpu").manual_seed(0)
-    shared: dict[tuple[int, str, tuple[int, ...]], list[nn.Parameter]] = {}
+    shared: dict[tuple[int, str, tuple[Axes, ...]], list[nn.Parameter]] = {}
     replacements = []
     for group in named.values():
         _check_alike(group)
@@ -60,7 +60,8 @@ def rebuilt(
         module = cast(LayerModule, layer.module)
         named_places = {places.get(entry.name) for entry in group}
         names = tuple(name for name in layer.names if places.get(name) in named_places)
-        key = (id(module.weight), split.method, split.ranks)
+        # A method may split layers of one weight in forms of different shapes.
+        key = (id(module.weight), split.method, tuple(stage.weight_shape for stage in split.stages))
         if key not in shared:
             weights = [_initial_weight(stage, module.weight.device, generator) for stage in split.stages]
             shared[key] = parameters_like(module.weight, weights)

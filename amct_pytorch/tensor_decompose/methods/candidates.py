@@ -14,6 +14,9 @@ from ..ranks.choose import Choice
 from ..ranks.spectrum import Spectrum
 from .weight_group import WeightGroup
 
+# Of each rank of a split so many are tried when all weights are chosen together: those above differ by a few percent.
+_MOST_RANKS = 32
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -74,6 +77,23 @@ def best_within(group: WeightGroup, spectrum: Spectrum, cost: int) -> Candidate 
         if count:
             found.append((*start, last[count - 1]))
     return min((candidate_at(group, ranks, spectrum) for ranks in found), key=_error, default=None)
+
+
+def ranks_to_try(group: WeightGroup) -> list[tuple[int, ...]]:
+    """The ranks of a method among which a split of a weight is chosen, when those of all weights are chosen together.
+
+    Multiples that the settings ask for; of many, as many as tell: each some percent above the one before.
+    """
+    multiple = group.settings.rank_multiple
+    steps = [_thinned(list(range(multiple, full + 1, multiple))) for full in group.method.full_ranks(group.spec)]
+    return list(itertools.product(*steps))
+
+
+def _thinned(ranks: list[int]) -> list[int]:
+    if len(ranks) <= _MOST_RANKS:
+        return ranks
+    ratio = (len(ranks)) ** (1 / (_MOST_RANKS - 1))
+    return sorted({ranks[round(ratio**step) - 1] for step in range(_MOST_RANKS)})
 
 
 def chosen_at_equal_cost(

@@ -10,19 +10,28 @@ import torch
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.workers import run_all
+from ..ranks.budget import Budget
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
+from ..ranks.influence import PROPORTIONAL, Influence
 from ..ranks.spectrum import Spectrum
-from .candidates import chosen_at_equal_cost
+from .candidates import chosen_at_equal_cost, ranks_to_try
 from .linalg import exact_matmul
 from .weight_group import Factors, WeightGroup
+from .within_budget import ModelCost, Weight, chosen_within
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
 _ALONE_FROM = 4096
+
+# Relative errors of a weight at which is measured what it does to the outputs: those that budgets mostly lead to.
+_PROBED_ERRORS = (0.25, 0.6)
 
 Spectra = dict[str, Spectrum]
 """The spectra of a weight by the names of the methods that may split it."""
 
 Result = TypeVar("Result")
+
+NEVER_RAN = "it never ran on the calibration batches"
+"""Why a layer is kept that no data have reached."""
 
 
 def silent(done: int, total: int, name: str) -> None:
@@ -42,10 +51,24 @@ class Factoring:
         Called with (done, total, layer name) as work that is reported proceeds.
     processes
         Those that share the work.
+    budget
+        Of the whole model, for which the splits of all weights are chosen together; None where each has its own ranks.
+    before
+        What the model takes, for a budget.
     """
 
-    def __init__(self, groups: Sequence[WeightGroup], report: ProgressFunction, processes: ProcessGroup) -> None:
+    def __init__(
+        self,
+        groups: Sequence[WeightGroup],
+        report: ProgressFunction,
+        processes: ProcessGroup,
+        budget: Budget | None = None,
+        before: ModelCost | None = None,
+    ) -> None:
         self._report, self._processes = report, processes
+        self._budget, self._before = budget, before
+        self.summary = ""
+        """What was chosen for a budget, in words."""
         self._by_method = [group.by_method for group in groups]
         self.groups = [
             group if len(alternatives) > 1 else next(iter(alternatives.values()))
@@ -62,13 +85,15 @@ class Factoring:
         self._spectra: dict[int, Spectra] = {}
         self.choices: dict[int, Choice] = {}
         """By number of the group, the ranks that are chosen so far."""
+        self.kept: dict[int, str] = {}
+        """By number of the group, why it is not split within the budget, in words."""
         self.plain: dict[int, Factors] = {}
         """By number of the group, the splits of the weights alone, at the ranks chosen so far."""
 
     @property
     def undecided(self) -> list[int]:
         """Groups whose ranks are not chosen yet."""
-        return [index for index in range(len(self.groups)) if index not in self.choices]
+        return [index for index in range(len(self.groups)) if index not in self.choices and index not in self.kept]
 
     @property
     def wanted(self) -> list[int]:
@@ -81,6 +106,9 @@ class Factoring:
 
     def choose_by_weights(self, which: Sequence[int]) -> None:
         """Choose the ranks of these groups from the spectra of their weights, then split them."""
+        if self._budget is not None:
+            self._choose_together([Weight(self._by_method[index], self._spectra[index]) for index in which], which)
+            return
         first = self._choose(which, self._spectra, self._spectra)
         # Where rounding in float32 may have turned a choice, or blurs what it keeps, it is made again in float64.
         doubtful = [
@@ -93,13 +121,44 @@ class Factoring:
         self._choose(doubtful, self._spectra, self._spectra)
         self._split(which)
 
-    def choose_by_data(self, spectrum_on_data: Callable[[int, WeightGroup], Spectrum]) -> None:
+    def choose_before_data(self, too_large: Sequence[int]) -> None:
+        """Choose what depends on no data, and what there is no memory for to choose by data.
+
+        Parameters
+        ----------
+        too_large
+            Groups for whose moments of whole patches there is no memory, which a choice among methods takes.
+        """
+        if self._budget is None:
+            self.choose_by_weights([*self._chosen_by_weights, *too_large])
+        else:
+            for index in too_large:
+                self._by_method[index] = {self._first[index]: self._by_method[index][self._first[index]]}
+                self.groups[index] = self._by_method[index][self._first[index]]
+
+    def choose_without_data(self, which: Sequence[int]) -> None:
+        """Choose for groups that no data have reached; such a layer is kept in any case."""
+        if self._budget is None:
+            self.choose_by_weights(which)
+        else:
+            self.kept.update(dict.fromkeys(which, NEVER_RAN))
+
+    def choose_by_data(
+        self,
+        spectrum_on_data: Callable[[int, WeightGroup], Spectrum],
+        influences: Mapping[int, Influence],
+        added_biases: Mapping[int, int],
+    ) -> None:
         """Choose what is undecided from spectra of the weights seen through data, then split the weights.
 
         Parameters
         ----------
         spectrum_on_data
             Gives the spectrum of the group of a number, with a method that may split it.
+        influences
+            By number of the group, how far errors of its response move the outputs, for a budget.
+        added_biases
+            By number of the group, how many of its layers get a bias that they have not, for a budget.
         """
         which = self.undecided
 
@@ -107,6 +166,18 @@ class Factoring:
             return {name: spectrum_on_data(index, group) for name, group in self._by_method[index].items()}
 
         seen = self.share_out(spectra, which, silent)
+        if self._budget is not None:
+            weights = [
+                Weight(
+                    self._by_method[index],
+                    seen[index],
+                    influences.get(index, PROPORTIONAL),
+                    added_biases[index],
+                )
+                for index in which
+            ]
+            self._choose_together(weights, which)
+            return
         asked = {
             index: self._spectra[index] if self._requests[index].ignores_calibration else seen[index] for index in which
         }
@@ -115,7 +186,7 @@ class Factoring:
         self._split(which)
 
     @property
-    def chosen_by_weights(self) -> list[int]:
+    def _chosen_by_weights(self) -> list[int]:
         """Groups for which nothing depends on calibration data: not their ranks, and there is but one method."""
         return [
             index
@@ -127,6 +198,32 @@ class Factoring:
     def open_methods(self) -> list[int]:
         """Groups that one of several methods is still to be chosen for."""
         return [index for index in self.undecided if len(self._by_method[index]) > 1]
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the splits of all weights are chosen together."""
+        return self._budget is not None
+
+    def probes(self) -> dict[int, tuple[WeightGroup, Factors, Factors]]:
+        """By number of the group, for those undecided, two plain splits by one method: of a small and a large error."""
+
+        def split(index: int) -> tuple[Factors, Factors] | None:
+            name = self._first[index]
+            group, spectrum = self._by_method[index][name], self._spectra[index][name]
+            tried = [ranks for ranks in ranks_to_try(group) if group.gains(ranks)]
+            if not tried:
+                return None
+            small, large = (
+                min(tried, key=lambda ranks: abs(spectrum.error(ranks) - error)) for error in _PROBED_ERRORS
+            )
+            return group.factors(small, spectrum), group.factors(large, spectrum)
+
+        found = self.share_out(split, self.undecided, silent)
+        return {
+            index: (self._by_method[index][self._first[index]], *factors)
+            for index, factors in sorted(found.items())
+            if factors is not None
+        }
 
     def share_out(
         self, function: Callable[[int], Result], which: Sequence[int], report: ProgressFunction | None = None
@@ -182,6 +279,22 @@ class Factoring:
             method, self.choices[index] = chosen_at_equal_cost(self._by_method[index], compared[index], first[index])
             self.groups[index] = self._by_method[index][method]
         return first
+
+    def _choose_together(self, weights: Sequence[Weight], which: Sequence[int]) -> None:
+        """Choose method and ranks of these groups, or to keep them, within the budget, then split them."""
+        assert self._budget is not None
+        assert self._before is not None
+        chosen = chosen_within(self._budget, self._before, weights)
+        self.summary = chosen.summary
+        for index, found in zip(which, chosen.verdicts, strict=True):
+            if isinstance(found, str):
+                self.kept[index] = found
+            else:
+                method, self.choices[index] = found
+                self.groups[index] = self._by_method[index][method]
+        split = [index for index in which if index in self.choices]
+        self._look_exactly_at([index for index in split if self._blurs(index)])
+        self._split(split)
 
     def _spectrum_of_chosen(self, index: int) -> Spectrum:
         return self._spectra[index][self.groups[index].method.name]

@@ -87,7 +87,9 @@ def evened(weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
     Half precision can then hold all of them.
     """
-    lengths = [float(weight.norm()) / math.sqrt(weight.numel()) for weight in weights]
+    lengths = [
+        float(torch.linalg.vector_norm(weight, dtype=torch.float64)) / math.sqrt(weight.numel()) for weight in weights
+    ]
     if not all(lengths):
         return tuple(weights)
     mean = math.prod(lengths) ** (1 / len(lengths))

@@ -9,11 +9,13 @@ from ..model.layers import Layer
 
 def is_listed(layer: Layer, config: DecompositionConfig) -> bool:
     """Whether a plan speaks of a layer: the method that it would be split by is for its kind, or a rule names it."""
-    if any(layer.axes in method.axes for method in methods_named(config.method_for(layer.names))):
-        return True
-    return any(name in config.layers for name in layer.names)
+    return layer.axes in _axes(*config.method_for(layer.names)) or any(name in config.layers for name in layer.names)
 
 
 def axes_in_use(config: DecompositionConfig) -> set[int]:
     """Numbers of spatial axes of the layers that the methods of a config are for."""
-    return {axes for name in config.methods for method in methods_named(name) for axes in method.axes}
+    return {axes for method, rule in config.methods for axes in _axes(method, rule)}
+
+
+def _axes(method: str, rule: str) -> set[int]:
+    return {axes for one in methods_named(method) for axes in one.axes_by(rule)}

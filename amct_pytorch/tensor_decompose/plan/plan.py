@@ -36,6 +36,8 @@ class DecompositionPlan(Report):
         With calibration, what the decomposed model's outputs are like; else None.
     together
         Whether several processes of a group made it, and are to apply it, together.
+    budget
+        What was chosen for a budget, in words; empty without one.
     why_empty
         Where there is no layer, a sentence that says so, and what to do where the model computes all the same what
         such layers do; else empty. Not saved.
@@ -46,11 +48,12 @@ class DecompositionPlan(Report):
     parameters_after: int
     outcome: Outcome | None = None
     together: bool = False
+    budget: str = ""
     why_empty: str = field(default="", compare=False)
 
     def tables(self) -> list[Table]:
         """One table: a row for each layer, and a summary below."""
-        return tables_of(self.layers, self.parameters, self.parameters_after, self.outcome, self.why_empty)
+        return tables_of(self.layers, self.parameters, self.parameters_after, self.outcome, self.budget, self.why_empty)
 
     def apply(
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None = None

@@ -23,11 +23,13 @@ from ..calibration.runs import Runs
 from ..calibration.trial_chains import chains_for
 from ..config import DecompositionConfig
 from ..methods.eligible import why_kept
-from ..methods.factoring import Factoring
+from ..methods.factoring import NEVER_RAN, Factoring
 from ..methods.weight_group import Factors, WeightGroup
+from ..methods.within_budget import ModelCost
 from ..model.eligibility import host_weight
 from ..model.layers import Layer, Survey
 from ..model.spec import KINDS, LayerModule, LayerSpec, macs_over_calls
+from ..ranks.budget import Budget
 from ..ranks.choose import Choice
 from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
@@ -41,6 +43,7 @@ Shapes = Sequence[Sequence[int]]
 def make_plan(
     found: Survey,
     config: DecompositionConfig,
+    budget: Budget | None,
     calibration: Calibration | None,
     example_inputs: object,
     report: ProgressFunction,
@@ -54,6 +57,8 @@ def make_plan(
         What the model is.
     config
         Method, ranks, layers.
+    budget
+        Of the whole model, instead of the ranks; or None.
     calibration
         Inputs to fit the factors to, or None.
     example_inputs
@@ -70,7 +75,7 @@ def make_plan(
     InputsError
         The model fails on the example inputs or a calibration batch, or there are no batches.
     ConfigError
-        A rank is not possible for its layer.
+        A rank is not possible for its layer, or the budget cannot be reached.
     """
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
     verdicts = [(layer, verdict) for layer, verdict in verdicts if is_listed(layer, config)]
@@ -83,28 +88,29 @@ def make_plan(
     groups = _groups_of(verdicts, calls)
     _check_same_everywhere(groups, processes)
     plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
-    factoring = Factoring(groups, report, processes)
+    parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
+    factoring = Factoring(groups, report, processes, budget, ModelCost(_macs(listed, calls), parameters))
     outcome = None
     if calibration is None or not groups:
         factoring.look_at_weights(report)
         factoring.choose_by_weights(range(len(groups)))
-        for index, group in enumerate(factoring.groups):
-            plans |= _plans_of(group, factoring.choices[index], factoring.plain.get(index))
+        for index, choice in factoring.choices.items():
+            plans |= _plans_of(factoring.groups[index], choice, factoring.plain.get(index))
     else:
         fitted, errors, outcome = _fit_all(found.model, factoring, calibration, report, processes)
-        for index, group in enumerate(factoring.groups):
+        for index, choice in factoring.choices.items():
+            group = factoring.groups[index]
             if index in fitted and not fitted[index].fit.samples:
-                plans |= {
-                    layer.names: _kept(layer, "it never ran on the calibration batches") for layer in group.layers
-                }
+                plans |= {layer.names: _kept(layer, NEVER_RAN) for layer in group.layers}
             else:
-                plans |= _calibrated_plans_of(group, factoring.choices[index], fitted.get(index), errors.get(index))
+                plans |= _calibrated_plans_of(group, choice, fitted.get(index), errors.get(index))
+    for index, reason in factoring.kept.items():
+        plans |= {layer.names: _kept(layer, reason) for layer in factoring.groups[index].layers}
     layers = tuple(_with_macs(plans[layer.names], shapes.get(layer.names)) for layer in listed)
-    parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in factoring.groups)
     together = processes.size > 1
     why_empty = "" if layers else found.without_layers(axes_in_use(config))
-    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, why_empty)
+    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, factoring.summary, why_empty)
 
 
 def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -144,6 +150,13 @@ def _pooled(shapes: Sequence[Mapping[tuple[str, ...], Shapes]]) -> dict[tuple[st
     """The calls of each layer in all processes together."""
     names = dict.fromkeys(name for own in shapes for name in own)
     return {name: [call for own in shapes for call in own.get(name, ())] for name in names}
+
+
+def _macs(layers: Sequence[Layer], calls: Mapping[tuple[str, ...], Shapes]) -> int | None:
+    """Multiply-accumulates of layers over all calls; None where no calls are known."""
+    if not calls:
+        return None
+    return sum(macs_over_calls((layer.spec,), calls[layer.names]) for layer in layers if layer.spec is not None)
 
 
 def _without_idle(verdicts: Verdicts, calls: Mapping[tuple[str, ...], Shapes]) -> Verdicts:

@@ -18,6 +18,7 @@ def tables_of(
     parameters: int,
     parameters_after: int,
     outcome: Outcome | None,
+    budget: str,
     why_empty: str,
 ) -> list[Table]:
     """A plan as tables; columns that are empty for every layer are left out.
@@ -30,6 +31,8 @@ def tables_of(
         Numbers of parameters of the whole model.
     outcome
         What comes of the plan, on calibration data.
+    budget
+        A sentence on what was chosen for a budget, if there was one.
     why_empty
         A sentence for a plan without layers.
     """
@@ -43,8 +46,8 @@ def tables_of(
     shown = (_NAME, geometry, *_COLUMNS)
     cells = [(column, [cell(layer) for layer in layers]) for column, cell in shown]
     columns, by_column = zip(*((column, found) for column, found in cells if any(found)), strict=True)
-    notes = [_summary(layers, parameters, parameters_after), *([] if outcome is None else [str(outcome)])]
-    return [Table("", columns, tuple(zip(*by_column, strict=True)), tuple(notes))]
+    notes = [_summary(layers, parameters, parameters_after), budget, "" if outcome is None else str(outcome)]
+    return [Table("", columns, tuple(zip(*by_column, strict=True)), tuple(filter(None, notes)))]
 
 
 def _summary(layers: Sequence[LayerPlan], parameters: int, parameters_after: int) -> str:

@@ -1,0 +1,122 @@
+"""The weights of a chain from the moments of the data: the start that promises most, then stage by stage.
+
+From each split on, the last stage is fitted by ridge-regularised least squares. Then, of the best, each stage before
+it in turn, with the others fixed, and the last once more. (X. Zhang, J. Zou, K. He, J. Sun, "Accelerating very deep
+convolutional networks for classification and detection", TPAMI 2016, fit responses layer after layer.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..methods.low_rank import balanced
+from ..model.compose import composed_weight, ungrouped
+from ..model.spec import LayerSpec
+from .descent import improve_stage
+from .least_squares import Moments, Refit, refit
+from .stage_kernels import composed, prefix_offsets
+from .whitening import Root
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights of the stages to begin with.
+
+    Attributes
+    ----------
+    weights
+        One for each stage.
+    whitened
+        Whether they are the split in the metric of the data.
+    """
+
+    weights: Sequence[Tensor]
+    whitened: bool
+
+
+@dataclass(frozen=True)
+class ChainFit:
+    """Weights fitted to the data, and which of the data's figures made them.
+
+    Attributes
+    ----------
+    weights
+        One for each stage, float64.
+    whitened
+        Whether the second moment of what the first stage sees had a part in them.
+    ridge
+        Of the last least squares that changed the last stage; infinite where none did.
+    """
+
+    weights: tuple[Tensor, ...]
+    whitened: bool
+    ridge: float
+
+
+def fit_chain(
+    layer: LayerSpec,
+    stages: Sequence[LayerSpec],
+    starts: Sequence[Start],
+    root: Root,
+    total: Moments,
+    halves: Sequence[Moments],
+) -> ChainFit:
+    """The weights of a chain of any length; never worse on these data than the last of the starts.
+
+    Parameters
+    ----------
+    layer
+        Geometry of the layer that the chain stands in for.
+    stages
+        Geometry of the chain.
+    starts
+        What to begin with.
+    root
+        Of the second moment of what the first stage sees.
+    total, halves
+        Moments of all the data, and of its halves.
+    """
+    offsets = prefix_offsets(layer, stages[:-1])
+    groups = stages[-1].groups
+
+    def error_of(prefix: Tensor, weight: Tensor) -> float:
+        return total.error(composed(prefix, ungrouped(weight, groups), offsets))
+
+    found: list[tuple[Refit, Start, float]] = []
+    limit = math.inf
+    for start in starts:
+        weights = [weight.double() for weight in start.weights]
+        prefix = composed_weight(weights[:-1], stages[:-1])
+        limit = error_of(prefix, weights[-1])
+        result = refit(prefix, weights[-1], offsets, total, halves, groups)
+        found.append((result, start, error_of(prefix, result.last)))
+    allowed = [item for item in found if item[2] <= limit] or found[-1:]
+    result, start, _ = min(allowed, key=lambda item: item[0].expected)
+    weights, whitened = [*(weight.double() for weight in start.weights[:-1]), result.last], start.whitened
+    for index in range(len(stages) - 1):
+        improved = improve_stage(weights, stages, index, layer, root, total, halves)
+        if improved is not None:
+            weights[index], whitened = improved, True
+    prefix = composed_weight(weights[:-1], stages[:-1])
+    again = refit(prefix, weights[-1], offsets, total, halves, groups)
+    weights[-1] = again.last
+    ridge = result.ridge if math.isinf(again.ridge) else again.ridge
+    return ChainFit(_evened(weights, stages), whitened, ridge)
+
+
+def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Tensor, ...]:
+    """Weights of the same kernel whose entries are of similar size in every stage, as half precision needs them."""
+    if len(weights) == 2 and all(stage.groups == 1 for stage in stages):
+        first, last = weights
+        turned = last.transpose(0, 1)
+        rows, columns = balanced(first.flatten(1), turned.flatten(1))
+        return rows.reshape(first.shape), columns.reshape(turned.shape).transpose(0, 1).contiguous()
+    lengths = [float(weight.norm()) / math.sqrt(weight.numel()) for weight in weights]
+    if not all(lengths):
+        return tuple(weights)
+    mean = math.prod(lengths) ** (1 / len(lengths))
+    return tuple(weight * (mean / length) for weight, length in zip(weights, lengths, strict=True))
