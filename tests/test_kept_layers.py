@@ -106,6 +106,23 @@ def _branch(kernel_size: int) -> nn.Sequential:
     return branch
 
 
+class _NormedBranch(nn.Module):
+    """A branch on lines whose weight is not its own, so that nothing but its BatchNorm shows what is to be merged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 8, 3)), nn.BatchNorm1d(8)
+        self.last = nn.Conv1d(8, 4, 1)
+
+    def fuse_convs(self) -> None: ...
+
+
+def test_branches_of_another_kind_are_kept_too() -> None:
+    plan = plan_decomposition(nn.Sequential(_NormedBranch(), nn.Conv1d(8, 8, 3)), _for_all_kinds())
+    assert [layer.name for layer in plan.layers if layer.decompose] == ["1"]
+    assert plan.layers[1].reason.startswith("it is a branch in '0': merge its branches first (its method fuse_convs)")
+
+
 class _RepVGGBlock(nn.Module):
     """Two branches that are summed, and made one convolution for inference, with a gate behind them."""
 

@@ -212,8 +212,6 @@ _MADE: dict[str, tuple[Callable[[], nn.Module], type[nn.Module], type[Decomposed
 
 
 def _chain(kind: str, method: type[Method], dtype: torch.dtype = torch.float32) -> Any:
-    if kind.startswith("Linear") and 0 not in method.axes:
-        pytest.skip("the method is not for Linear")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Sequential(_MADE[kind][0]().to(dtype))).eval()
     return auto_decomposition(model, config=_config(method))[0][0][0]
@@ -228,8 +226,15 @@ def _norm(kind: str) -> nn.Module:
     return norm
 
 
-@pytest.mark.parametrize("method", _METHODS, ids=lambda method: method.name)
-@pytest.mark.parametrize("kind", _MADE)
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        pytest.param(kind, method, id=f"{kind}-{method.name}")
+        for kind in _MADE
+        for method in _METHODS
+        if 0 in method.axes or not kind.startswith("Linear")
+    ],
+)
 def test_a_batchnorm_is_folded_into_a_chain_of_any_kind_and_any_other_write_refused(
     kind: str, method: type[Method]
 ) -> None:

@@ -24,8 +24,8 @@ _MERGING = (
     *("reparameterize", "reparametrize", "reparameterise", "reparam", "rep_params", "merge_kernel", "fuse_reparam"),
     *("structural_reparam", "fuse_repvgg_block", "repvgg_convert", "merge_dilated_branches"),
 )
-# What stands behind a convolution in a branch, by dimensions of its weight.
-_NORMS = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+# What stands behind a convolution in a branch.
+_NORMS = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
 
 
 def kept_for_their_surroundings(names: Mapping[nn.Module, Sequence[str]]) -> dict[nn.Module, str]:
@@ -86,9 +86,10 @@ def _merging_method(module: nn.Module) -> str | None:
     inner = [other for other in module.modules() if other is not module]
     if any(_is_called_alone(getattr(type(other), name, None)) for other in inner for name in _MERGING):
         return None  # a model of such blocks, not a block
-    shapes = [_shape(layer._parameters.get("weight")) for layer in _convolutions(module)]
+    convolutions = _convolutions(module)
+    shapes = [_shape(layer._parameters.get("weight")) for layer in convolutions]
     channels = [(len(shape), *shape[:2]) for shape in shapes if shape is not None]
-    norms = tuple({_NORMS[dimensions] for dimensions, *_ in channels})
+    norms = tuple(norm for kind, norm in _NORMS if any(isinstance(layer, kind) for layer in convolutions))
     # A merged block has neither: one convolution, and those of a gate perhaps, which go there and back.
     to_merge = any(isinstance(other, norms) for other in inner) or len(set(channels)) < len(channels)
     return method if to_merge else None
