@@ -40,6 +40,16 @@ class Method(abc.ABC):
     def impossible(self, layer: LayerSpec) -> str | None:
         """Why no split of this geometry computes what the layer does, in words; None where one does."""
 
+    def why_not(self, layer: LayerSpec) -> str | None:
+        """Why a layer of any kind is not split, in words; None where it can be."""
+        if layer.axes not in self.axes:
+            return f"it is a {layer.kind}, which the method {self.name!r} does not split"
+        return self.impossible(layer)
+
+    def axes_by(self, rule: str) -> tuple[int, ...]:
+        """Of `axes` those that a plan speaks of by a rule, ``"amct"`` or ``"any"``; by default all."""
+        return self.axes
+
     def unadvised(self, layer: LayerSpec) -> str | None:
         """Why a layer that could be split is kept unless ``rule="any"``, in words; None where it is not."""
         return None

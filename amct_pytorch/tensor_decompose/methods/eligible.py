@@ -37,9 +37,7 @@ def why_kept(layers: Sequence[LayerSpec], settings: DecompositionConfig) -> str 
 
 def _why_not(method: Method, layers: Sequence[LayerSpec], rule: str) -> str | None:
     for layer in layers:
-        if layer.axes not in method.axes:
-            return f"it is a {layer.kind}, which the method {method.name!r} does not split"
-        reason = method.impossible(layer) or (method.unadvised(layer) if rule == "amct" else None)
+        reason = method.why_not(layer) or (method.unadvised(layer) if rule == "amct" else None)
         if reason is not None:
             return reason
     # The factors of one form are not those of another.

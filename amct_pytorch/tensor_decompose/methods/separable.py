@@ -33,6 +33,10 @@ class Separable(TwoStages):
             return f"its kernel {times(layer.kernel_size)} is below 2 on an axis, so there is nothing to separate"
         return None
 
+    def axes_by(self, rule: str) -> tuple[int, ...]:
+        """AMCT separates Conv2d alone."""
+        return (2,) if rule == "amct" else self.axes
+
     def unadvised(self, layer: LayerSpec) -> str | None:
         """The reference's rule, in words."""
         if layer.axes != 2:
