@@ -34,7 +34,7 @@ class Separable(TwoStages):
         return None
 
     def axes_by(self, rule: str) -> tuple[int, ...]:
-        """A plan by AMCT's rule speaks of Conv2d alone, as AMCT does."""
+        """AMCT separates Conv2d alone."""
         return (2,) if rule == "amct" else self.axes
 
     def unadvised(self, layer: LayerSpec) -> str | None:
