@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amct_pytorch.tensor_decompose.calibration.chain_fit import Start, fit_chain
-from amct_pytorch.tensor_decompose.calibration.least_squares import Moments, refit
+from amct_pytorch.tensor_decompose.calibration.least_squares import Moments, adapted_kernel, refit
 from amct_pytorch.tensor_decompose.calibration.moments import MomentSums
 from amct_pytorch.tensor_decompose.calibration.positions import halves_of, sample_positions
 from amct_pytorch.tensor_decompose.calibration.stage_kernels import composed, prefix_offsets, seen_by_prefix
@@ -73,7 +73,7 @@ def test_every_stage_of_a_chain_of_any_length_is_fitted_to_the_responses(
     seen = [seen_by_prefix(part.second, prefix_offsets(layer, stages[:1])) for part in (total, *halves)]
     root = shrunk_root(seen[0], [(half.weight, second) for half, second in zip(halves, seen[1:], strict=True)])
     plain = method.split(weight, layer, ranks)
-    starts = [Start(method.split(weight, layer, ranks, root.root), whitened=True), Start(plain, whitened=False)]
+    starts = [Start(method.split(weight, layer, ranks, root.root), unknowns=len(root.root)), Start(plain)]
     found = fit_chain(layer, stages, starts, root, total, halves)
 
     def error(weights: Sequence[Tensor]) -> float:
@@ -92,3 +92,20 @@ def test_every_stage_of_a_chain_of_any_length_is_fitted_to_the_responses(
         last_alone.append(total.error(composed(prefix, ungrouped(last, stages[-1].groups), offsets)))
     assert error(found.weights) < 0.99 * min(last_alone) <= error(plain)
     assert math.isfinite(found.ridge)
+
+
+def test_of_a_linear_layer_the_split_of_the_adapted_kernel_is_the_best_of_its_rank() -> None:
+    layer, rank = LayerSpec(24, 16), 3
+    weight = torch.randn(layer.weight_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs, wanted = seen_and_wanted(layer, (200, 60), weight)
+    total, halves = moments_of(layer, inputs, wanted, weight)
+    root = shrunk_root(total.second, [(half.weight, half.second) for half in halves])
+
+    def error(kernel: Tensor) -> float:
+        first, last = ChannelSplit().split(kernel, layer, (rank,), root.root)
+        return total.error(last @ first)
+
+    answers = torch.linalg.lstsq(inputs, wanted).solution
+    left_out = torch.linalg.svdvals(inputs @ answers)[rank:].square().sum()
+    least = float(left_out + (inputs @ answers - wanted).square().sum()) / len(inputs)
+    assert error(adapted_kernel(weight, total, halves)) < 1.02 * least < 0.98 * error(weight)

@@ -1,8 +1,10 @@
 """The weights of a chain from the moments of the data: the start that promises most, then stage by stage.
 
-From each split on, the last stage is fitted by ridge-regularised least squares. Then, of the best, each stage before
-it in turn, with the others fixed, and the last once more. (X. Zhang, J. Zou, K. He, J. Sun, "Accelerating very deep
-convolutional networks for classification and detection", TPAMI 2016, fit responses layer after layer.)
+The starts are splits: of the weight alone, in the metric of the data, and of the kernel adapted to inputs that are not
+those of the original. From each on, the last stage is fitted by ridge-regularised least squares. Then, of the best,
+each stage before it in turn, with the others fixed, and the last once more. (X. Zhang, J. Zou, K. He, J. Sun,
+"Accelerating very deep convolutional networks for classification and detection", TPAMI 2016, fit responses layer after
+layer.)
 """
 
 from __future__ import annotations
@@ -30,12 +32,15 @@ class Start:
     ----------
     weights
         One for each stage.
-    whitened
-        Whether they are the split in the metric of the data.
+    unknowns
+        Numbers that the data had to find for each output; 0 for the plain split.
+    patches
+        How many of them each sampled position gave.
     """
 
     weights: Sequence[Tensor]
-    whitened: bool
+    unknowns: int = 0
+    patches: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class ChainFit:
     ----------
     weights
         One for each stage, float64.
+    start
+        What they began with.
     whitened
         Whether the second moment of what the first stage sees had a part in them.
     ridge
@@ -53,6 +60,7 @@ class ChainFit:
     """
 
     weights: tuple[Tensor, ...]
+    start: Start
     whitened: bool
     ridge: float
 
@@ -96,7 +104,7 @@ def fit_chain(
         found.append((result, start, error_of(prefix, result.last)))
     allowed = [item for item in found if item[2] <= limit] or found[-1:]
     result, start, _ = min(allowed, key=lambda item: item[0].expected)
-    weights, whitened = [*(weight.double() for weight in start.weights[:-1]), result.last], start.whitened
+    weights, whitened = [*(weight.double() for weight in start.weights[:-1]), result.last], start.unknowns > 0
     for index in range(len(stages) - 1):
         improved = improve_stage(weights, stages, index, layer, root, total, halves)
         if improved is not None:
@@ -105,7 +113,7 @@ def fit_chain(
     again = refit(prefix, weights[-1], offsets, total, halves, groups)
     weights[-1] = again.last
     ridge = result.ridge if math.isinf(again.ridge) else again.ridge
-    return ChainFit(_evened(weights, stages), whitened, ridge)
+    return ChainFit(_evened(weights, stages), start, whitened, ridge)
 
 
 def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from ..ranks.spectrum import Spectrum
 from .biases import bias_of
 from .chain_fit import ChainFit, Start, fit_chain
 from .data import Mode
+from .least_squares import adapted_kernel
 from .moments import MomentSums
 from .stage_kernels import first_stage_offsets, prefix_offsets, seen_by_prefix
 from .whitening import Root, shrunk_root
@@ -31,7 +32,7 @@ class Fit:
         Number of patches that the fit had: of the whole layer, or of the first stage where the split alone was fitted.
     unknowns
         Numbers to find for each output of the fit: the size of the last stage's patch and a bias, or where the split
-        alone was fitted the size of the first stage's patch.
+        alone was fitted the size of the patch that this was fitted to.
     condition
         Condition of the second moment of the first stage's patches after shrinkage; 1 for the plain split.
     shrinkage
@@ -145,9 +146,14 @@ def fit(
         least=0.0 if as_seen else plain.error**2,
     )
     whitened = group.factors(ranks, group.spectrum(root.root), root.root)
-    chain = ChainFit(tuple(weight.double() for weight in whitened.weights), whitened=True, ridge=math.inf)
+    start = Start(whitened.weights, unknowns=len(offsets), patches=offsets.shape[1])
+    chain = ChainFit(tuple(weight.double() for weight in whitened.weights), start, whitened=True, ridge=math.inf)
     if mode != "whiten":
-        starts = [Start(whitened.weights, whitened=True), Start(plain.weights, whitened=False)]
+        starts = [start, Start(plain.weights)]
+        if total.error(kernel) > total.rounding:  # the inputs are not those of the original
+            adapted = adapted_kernel(kernel, total, halves, group.spec.groups).reshape(group.spec.weight_shape)
+            weights = group.method.split(adapted, group.spec, ranks, root.root)
+            starts.insert(0, Start(weights, unknowns=group.spec.patch_size))
         chain = fit_chain(group.spec, stages, starts, root, total, halves)
     weights = chain.weights
     new_kernel = composed_weight(weights, stages).flatten(1)
@@ -172,11 +178,12 @@ def fit(
 
 def _how(mode: Mode, chain: ChainFit, root: Root, offsets: Tensor, samples: int, note: str) -> Fit:
     """The figures of the fit that made the weights of a chain, which need not be the last one tried."""
-    split_alone = chain.whitened and math.isinf(chain.ridge)  # the whitened split, that least squares left as it was
+    split_alone = chain.whitened and math.isinf(chain.ridge)  # least squares left the last stage as it was
+    of_last = math.prod(chain.weights[-1].shape[1:]) + 1
     return Fit(
         mode,
-        samples=samples * offsets.shape[1] if split_alone else samples,
-        unknowns=len(offsets) if split_alone else math.prod(chain.weights[-1].shape[1:]) + 1,
+        samples=samples * chain.start.patches if split_alone else samples,
+        unknowns=chain.start.unknowns or of_last if split_alone else of_last,
         condition=root.condition if chain.whitened else 1.0,
         shrinkage=root.shrinkage if chain.whitened else 1.0,
         ridge=None if split_alone else chain.ridge,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..model.compose import ungrouped
 from .stage_kernels import composed, onto_places, seen_through
+from .whitening import shrunk_root
 
 # Ridges to choose from, in units of the mean variance of what the last stage sees.
 _RIDGES = tuple(10.0**exponent for exponent in range(-6, 3))
@@ -183,3 +184,36 @@ class _Problem:
         """By how much this problem's step at each ridge changes the error of the other problem."""
         changes = [block.changes_on(same, ridges) for block, same in zip(self.blocks, other.blocks, strict=True)]
         return [sum(change) for change in zip(*changes, strict=True)]
+
+
+def adapted_kernel(kernel: Tensor, total: Moments, halves: Sequence[Moments], groups: int = 1) -> Tensor:
+    """The kernel of a layer that best maps the patches to the responses, drawn towards the kernel given.
+
+    Without shrinkage it is W* = cross·second⁻¹. Where the patches are not those that the original sees, it makes up
+    for the difference as far as the layer can, and for a pointwise or Linear one its split under the root of the same
+    moment is the best chain of its rank. ("AA-SVD", arXiv 2604.02119.)
+
+    Parameters
+    ----------
+    kernel
+        (out, D), float64.
+    total, halves
+        Moments of all the data, and of its halves; how far the data are trusted depends on how well the halves agree.
+    groups
+        Of the layer.
+
+    Returns
+    -------
+    Tensor
+        (out, D / groups).
+    """
+    size = kernel.shape[1] // groups
+    adapted = []
+    for group, (rows, cross) in enumerate(zip(kernel.chunk(groups), total.cross.chunk(groups), strict=True)):
+        own = slice(group * size, (group + 1) * size)
+        second = total.second[own, own]
+        root = shrunk_root(second, [(half.weight, half.second[own, own]) for half in halves])
+        start = rows[:, own]
+        step = torch.cholesky_solve((cross[:, own] - start @ second).T, root.root, upper=True).T
+        adapted.append(start + (1 - root.shrinkage) * step)
+    return torch.cat(adapted)
