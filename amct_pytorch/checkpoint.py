@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._run.interrupts import interrupt_if_pressed, interrupts_deferred
 from ._storage.folders import current_folder, new_folder
 from ._storage.manifest import MANIFEST, check_replaceable, read_manifest, read_verified, write_manifest
 from ._storage.paths import folder_to_write, resolved
@@ -95,13 +96,15 @@ def save_decomposed(
         raise ConfigTypeError(f"training_state must be a dict, found {type(training_state).__name__}")
     place = folder_to_write(directory, "directory", CheckpointAccessError)
     check_replaceable(place, _FILES)
-    with new_folder(place, CheckpointAccessError, replaces=True) as draft:
+    with interrupts_deferred(), new_folder(place, CheckpointAccessError, replaces=True) as draft:
         _write_text(draft / _INFO, info)
         tied = save_tensors(state, draft / _WEIGHTS)
+        interrupt_if_pressed()
         if plan is not None:
             _write_text(draft / _PLAN, f"{plan}\n")
         if training_state is not None:
             save_content(training_state, draft / _TRAINING, "training_state")
+            interrupt_if_pressed()
         write_manifest(draft, tied, _versions())
 
 
@@ -152,7 +155,7 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     weights = load_tensors(files[name], place / name, tied, CheckpointError)
     info = decoded(files[_INFO], place / _INFO, CheckpointInfoError)
     try:
-        with rebuilding(net, info, place / _INFO) as (model, changes):
+        with interrupts_deferred(), rebuilding(net, info, place / _INFO) as (model, changes):
             load_whole(model, weights, place)
             return model, changes
     except InfoFileError as error:

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from .interrupts import interrupt_if_pressed
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -80,6 +82,7 @@ def run_all(
     for index in alone:
         results[index] = function(items[index])
         done(index)
+        interrupt_if_pressed()
     if together:
         pool = concurrent.futures.ThreadPoolExecutor(
             workers, thread_name_prefix="amct", initializer=torch.set_num_threads, initargs=(threads // workers,)
@@ -90,6 +93,7 @@ def run_all(
                 index = futures[future]
                 results[index] = future.result()
                 done(index)
+                interrupt_if_pressed()
         finally:
             pool.shutdown(cancel_futures=True)
             # The number that a worker sets becomes the default of later threads of the process.

@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import nn
 
+from .._run.interrupts import interrupts_deferred
 from .._run.process_group import ProcessGroup, joined_processes
 from .._run.progress import ProgressFunction, reporting
 from .._run.turns import one_at_a_time
@@ -81,7 +82,7 @@ def auto_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
-    with one_at_a_time(), joined_processes(distributed) as processes:
+    with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(distributed) as processes:
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
         _check_settings(config, calibration)
@@ -133,7 +134,7 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
-    with one_at_a_time(), joined_processes(distributed) as processes:
+    with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(distributed) as processes:
         found = survey(model)
         _check_settings(config, calibration)
         _check_alike(processes, "plan_decomposition", calibration, example_inputs)
@@ -247,7 +248,7 @@ def decompose_network(
         missing=InfoFileNotFound,
         content=InfoFileError,
     )
-    with rebuilding(model, text, decompose_info_path) as result:
+    with interrupts_deferred(), rebuilding(model, text, decompose_info_path) as result:
         return result
 
 

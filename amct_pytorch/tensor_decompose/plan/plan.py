@@ -9,6 +9,7 @@ from torch import nn
 
 from ..._report.report import Report
 from ..._report.table import Table
+from ..._run.interrupts import interrupts_deferred
 from ..._run.process_group import joined_processes
 from ..._run.turns import one_at_a_time
 from ..._storage.records import from_plain, to_plain
@@ -81,7 +82,7 @@ class DecompositionPlan(Report):
         ProcessFailed
             Another process of those that made the plan has failed.
         """
-        with one_at_a_time(), joined_processes(self.together) as processes:
+        with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(self.together) as processes:
             place = checked_path(decompose_info_path, processes)
             return apply_plan(self.layers, survey(model), place, processes)
 
@@ -98,7 +99,8 @@ class DecompositionPlan(Report):
         ConfigTypeError, PlanFileAccessError
             The path is none, or the file cannot be written; an earlier file is as it was.
         """
-        write_plan_file(to_plain(self, leave_out=("layers", "why_empty")), self.layers, path)
+        with interrupts_deferred():
+            write_plan_file(to_plain(self, leave_out=("layers", "why_empty")), self.layers, path)
 
 
 def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
