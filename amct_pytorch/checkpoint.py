@@ -38,6 +38,8 @@ from .errors import (
     InfoFileError,
     ModelError,
     listed,
+    quoted,
+    shown,
 )
 from .tensor_decompose.api import rebuilding
 from .tensor_decompose.info_file.schema import dump, entries_of_chains
@@ -89,7 +91,9 @@ def save_decomposed(
     info = dump(entries_of_chains(chains_of(model)))
     state = model.state_dict()
     if (on_meta := _first_on_meta(state)) is not None:
-        raise ModelError(f"{on_meta!r} is on the meta device and has no values: load the weights before saving them")
+        raise ModelError(
+            f"{quoted(on_meta)} is on the meta device and has no values: load the weights before saving them"
+        )
     if not isinstance(plan, DecompositionPlan | str | None):
         raise ConfigTypeError(f"plan must be a DecompositionPlan or its text, found {type(plan).__name__}")
     if not isinstance(training_state, Mapping | None):
@@ -148,8 +152,8 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     place, tied, files = _verified(directory, {_INFO, *_WEIGHT_FILES})
     if (on_meta := _first_on_meta(net.state_dict())) is not None:
         raise ModelError(
-            f"{on_meta!r} of the model is on the meta device: build it on the CPU, or use decompose_network with "
-            f"{place / _INFO} and load_state_dict(…, assign=True)"
+            f"{quoted(on_meta)} of the model is on the meta device: build it on the CPU, or use decompose_network with "
+            f"{shown(place / _INFO)} and load_state_dict(…, assign=True)"
         )
     (name,) = _WEIGHT_FILES & files.keys()
     weights = load_tensors(files[name], place / name, tied, CheckpointError)
@@ -181,7 +185,7 @@ def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """
     place, _, files = _verified(directory, {_TRAINING})
     if _TRAINING not in files:
-        raise CheckpointError(f"{place}: holds no training state: it was saved without training_state=…")
+        raise CheckpointError(f"{shown(place)}: holds no training state: it was saved without training_state=…")
     return load_content(BytesIO(files[_TRAINING]), place / _TRAINING, CheckpointError)
 
 
@@ -215,7 +219,8 @@ def _verified(
     names = manifest.files.keys()
     if not {_INFO} < names <= _FILES or len(names & _WEIGHT_FILES) != 1:
         raise CheckpointError(
-            f"{place / MANIFEST}: expected {_INFO} and one file of weights, found {listed(sorted(names))}: save the "
+            f"{shown(place / MANIFEST)}: expected {_INFO} and one file of weights, found {listed(sorted(names))}: "
+            "save the "
             "checkpoint again"
         )
     return place, manifest.tied, read_verified(place, manifest, wanted)

@@ -33,7 +33,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -48,7 +48,7 @@ from attacks.processes import attack_processes
 from attacks.tally import Tally
 from attacks.threads import attack_threads
 
-_ATTACKS: dict[str, Callable[[Path, int, random.Random], list[Tally]]] = {
+_ATTACKS: dict[str, Callable[[Path, int, random.Random], Iterator[Tally]]] = {
     "files": attack_files,
     "kills": attack_kills,
     "interrupts": attack_interrupts,
@@ -68,13 +68,14 @@ def main() -> int:
         parser.error(f"there is no attack {', '.join(sorted(unknown))}: choose of {', '.join(_ATTACKS)}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    tallies = []
+    tallies, begin = [], time.monotonic()
     for kind in options.kinds or _ATTACKS:
-        begin = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            tallies += _ATTACKS[kind](Path(folder).resolve(), options.count, random.Random(options.seed))
-        print(f"{kind}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
-    print(as_text([_table(tallies)]))
+            for tally in _ATTACKS[kind](Path(folder).resolve(), options.count, random.Random(options.seed)):
+                done = f"{tally.right} of {tally.tried} right, {time.monotonic() - begin:.0f} s"
+                print(f"{tally.kind}: {done}", file=sys.stderr, flush=True)
+                tallies.append(tally)
+    print(as_text([_table(tallies)], width=100))
     failed = [f"{tally.kind}: {example}" for tally in tallies for example in tally.examples]
     print("\n".join(failed))
     return 1 if any(tally.right < tally.tried for tally in tallies) else 0

@@ -22,7 +22,7 @@ from .._run.isolation import untouched_generators
 from .._run.placement import placed_inputs, placed_model
 from .._run.tensors import map_tensors
 from ..backend import get_backend
-from ..errors import ExportError, MissingExtra, ModelError
+from ..errors import ExportError, MissingExtra, ModelError, quoted
 from .dynamic_sizes import Dynamic, at_all_sizes, open_axes
 from .export_report import ExportCheck, ExportReport, TensorInfo
 
@@ -165,7 +165,7 @@ def _program(model: nn.Module, inputs: Any, dynamic: Dynamic, opset: int) -> tor
             )
     except Exception as error:
         layer = _layer_of(error, model)
-        where = f" in layer {layer!r}" if layer else ""
+        where = f" in layer {quoted(layer)}" if layer else ""
         raise ExportError(
             f"the model cannot be exported to ONNX{where}: {_first_lines(_root(error))}. "
             "Replace what cannot be exported, or export the model without that layer"

@@ -22,6 +22,8 @@ from ..errors import (
     InfoFileError,
     InfoFileNotFound,
     LayerError,
+    quoted,
+    shown,
     warn_user,
 )
 from .calibration.data import Calibration
@@ -150,7 +152,7 @@ def _check_settings(config: object, calibration: object) -> None:
         One is not.
     """
     if config is not None and not isinstance(config, DecompositionConfig):
-        raise ConfigTypeError(f"config must be a DecompositionConfig, found {config!r}")
+        raise ConfigTypeError(f"config must be a DecompositionConfig, found {quoted(config)}")
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ConfigTypeError(
             f"calibration must be a Calibration, found {type(calibration).__name__}: Calibration(batches)"
@@ -173,7 +175,7 @@ def _check_alike(
     """
     fitted = "None"
     if isinstance(calibration, Calibration):
-        fitted = f"mode={calibration.mode!r}, add_bias={calibration.add_bias}, memory={calibration.memory}"
+        fitted = f"mode={quoted(calibration.mode)}, add_bias={calibration.add_bias}, memory={calibration.memory}"
     own = {
         "the function called": function,
         "calibration": fitted,
@@ -263,7 +265,7 @@ def rebuilding(
             entries = parse(content, _geometry(found))
             replacements = rebuilt(entries, found.layers, found.chains, slots(model))
         except InfoFileError as error:
-            raise InfoFileError(f"{os.fspath(decompose_info_path)}: {error}") from error
+            raise InfoFileError(f"{shown(os.fspath(decompose_info_path))}: {error}") from error
         for text in untied(replacements, found.layers):
             warn_user(text)
         with replaced(model, replacements) as result:

@@ -92,7 +92,7 @@ class Canary:
         return (Path.touch, (Path(self.place),))
 
 
-def attack_files(folder: Path, count: int, draw: random.Random) -> list[Tally]:
+def attack_files(folder: Path, count: int, draw: random.Random) -> Iterator[Tally]:
     """Try hostile files of every kind.
 
     Parameters
@@ -108,7 +108,6 @@ def attack_files(folder: Path, count: int, draw: random.Random) -> list[Tally]:
     Canary.place = str(folder / "ran")
     opened: list[str] = []
     sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
-    tallies = []
     for target in _targets(folder):
         tally = Tally(f"file: {target.name}")
         content = target.file.read_bytes()
@@ -118,9 +117,8 @@ def attack_files(folder: Path, count: int, draw: random.Random) -> list[Tally]:
             target.file.write_bytes(changed)
             tally.count(how, list(_failures(target, changed, expected, opened)))
             target.file.write_bytes(content)
-        tallies.append(tally)
-    tallies.append(_exchanged(folder))
-    return tallies
+        yield tally
+    yield _exchanged(folder)
 
 
 def _change(target: Target, content: bytes, number: int, draw: random.Random) -> tuple[bytes, str]:

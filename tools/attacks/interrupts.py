@@ -50,7 +50,7 @@ class Work:
     call: Callable[[nn.Module, Path], object]
 
 
-def attack_interrupts(folder: Path, count: int, draw: random.Random) -> list[Tally]:
+def attack_interrupts(folder: Path, count: int, draw: random.Random) -> Iterator[Tally]:
     """Interrupt each call at random moments, and at random lines of the library.
 
     Parameters
@@ -64,11 +64,9 @@ def attack_interrupts(folder: Path, count: int, draw: random.Random) -> list[Tal
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return [
-            _interrupted(work, folder / f"{number}{by}", count, draw, by)
-            for number, work in enumerate(_works())
-            for by in ("time", "line")
-        ]
+        for number, work in enumerate(_works()):
+            for by in ("time", "line"):
+                yield _interrupted(work, folder / f"{number}{by}", count, draw, by)
     finally:
         signal.signal(signal.SIGINT, before)
 

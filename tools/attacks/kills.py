@@ -51,7 +51,7 @@ class Writing:
     read: Callable[[Path], object]
 
 
-def attack_kills(folder: Path, count: int, draw: random.Random) -> list[Tally]:
+def attack_kills(folder: Path, count: int, draw: random.Random) -> Iterator[Tally]:
     """Kill a child process for each attempt, at random moments of the whole call or of its writing.
 
     Parameters
@@ -63,7 +63,8 @@ def attack_kills(folder: Path, count: int, draw: random.Random) -> list[Tally]:
     draw
         Chooses the moments.
     """
-    return [_killed(writing, folder / str(number), count, draw) for number, writing in enumerate(_writings())]
+    for number, writing in enumerate(_writings()):
+        yield _killed(writing, folder / str(number), count, draw)
 
 
 def _writings() -> Iterator[Writing]:

@@ -19,7 +19,7 @@ from .victim import Net, bits, calibration, differences, images, new_net, state_
 _AT_ONCE = 4  # threads
 
 
-def attack_threads(folder: Path, count: int, draw: random.Random) -> list[Tally]:
+def attack_threads(folder: Path, count: int, draw: random.Random) -> Iterator[Tally]:
     """Plan one model in several threads, and several models, by every mode; and decompose several models.
 
     Parameters
@@ -31,7 +31,6 @@ def attack_threads(folder: Path, count: int, draw: random.Random) -> list[Tally]
     draw
         Chooses the order of the calls.
     """
-    tallies = []
     rounds = range(max(count // _AT_ONCE, 1))
     for name, settings in _settings():
         one, many = Tally(f"threads: one model, {name}"), Tally(f"threads: many models, {name}")
@@ -40,11 +39,12 @@ def attack_threads(folder: Path, count: int, draw: random.Random) -> list[Tally]
             nets = [new_net(round_ + number) for number in range(_AT_ONCE)]
             one.count(f"round {round_}", list(_failures(nets[:1] * _AT_ONCE, ranks, settings)))
             many.count(f"round {round_}", list(_failures(nets, ranks, settings)))
-        tallies += [one, many]
+        yield one
+        yield many
     decomposed = Tally("threads: many models decomposed")
     for round_ in rounds:
         decomposed.count(f"round {round_}", list(_failures_of_decomposing(round_, folder)))
-    return [*tallies, decomposed]
+    yield decomposed
 
 
 def _settings() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:

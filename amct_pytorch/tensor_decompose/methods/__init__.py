@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from ...errors import ConfigError, ConfigTypeError
+from ...errors import ConfigError, ConfigTypeError, quoted
 from .base import Method
 from .separable import Separable
 
@@ -28,8 +28,8 @@ def get_method(name: str) -> Method:
     """
     if name not in _METHODS:
         close = difflib.get_close_matches(name, _METHODS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, _METHODS))}"
-        raise ConfigError(f"method: no decomposition method is named {name!r}; {hint}")
+        hint = f"did you mean {quoted(close[0])}?" if close else f"there is {', '.join(map(repr, _METHODS))}"
+        raise ConfigError(f"method: no decomposition method is named {quoted(name)}; {hint}")
     return _METHODS[name]
 
 
@@ -47,8 +47,10 @@ def register_method(method: Method) -> None:
         It is no such object, or another method has its name.
     """
     if not isinstance(method, Method):
-        raise ConfigTypeError(f"expected an object of a subclass of Method, found {method!r}")
+        raise ConfigTypeError(f"expected an object of a subclass of Method, found {quoted(method)}")
     known = _METHODS.get(method.name)
     if known is not None and type(known) is not type(method):
-        raise ConfigError(f"method {method.name!r} exists already, as {type(known).__qualname__}: choose another name")
+        raise ConfigError(
+            f"method {quoted(method.name)} exists already, as {type(known).__qualname__}: choose another name"
+        )
     _METHODS[method.name] = method

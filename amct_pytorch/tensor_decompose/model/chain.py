@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ...errors import LayerError
+from ...errors import LayerError, quoted
 from .channel_scaling import channel_factors
 from .compose import composed_weight
 from .spec import Axes, LayerSpec, spec_of
@@ -335,7 +335,7 @@ class DecomposedConv2d(nn.Sequential):
 
     def _described(self) -> str:
         geometry = "" if self._decomposition is None else f"Conv2d {self.spec}, "
-        return f"the layer {'' if self._name is None else f'{self._name!r} '}({geometry}decomposed)"
+        return f"the layer {'' if self._name is None else f'{quoted(self._name)} '}({geometry}decomposed)"
 
 
 def _versions(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int]]:

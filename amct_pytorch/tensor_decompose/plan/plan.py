@@ -12,8 +12,7 @@ from ..._report.table import Table
 from ..._run.interrupts import interrupts_deferred
 from ..._run.process_group import joined_processes
 from ..._run.turns import one_at_a_time
-from ..._storage.records import from_plain, to_plain
-from ...errors import PlanFileError
+from ..._storage.records import to_plain
 from ..calibration.evaluation import Outcome
 from ..model.layers import survey
 from .apply import apply_plan, checked_path
@@ -124,5 +123,4 @@ def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
     PlanFileError
         It is no plan, damaged, of another release, or by a method that is not registered here.
     """
-    totals, layers = read_plan_file(path)
-    return from_plain(DecompositionPlan, totals, os.fspath(path), PlanFileError, {"layers": layers, "why_empty": ""})
+    return read_plan_file(DecompositionPlan, path)

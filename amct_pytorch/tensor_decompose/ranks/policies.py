@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from ..._run.arguments import check_share, check_whole
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 from ..name_rules import check_patterns, find_rule
 from .evbmf import evbmf_rank
 from .spectrum import MatricisedKernel, Singulars
@@ -129,7 +129,7 @@ class FixedRank:
     def __post_init__(self) -> None:
         given = self.ranks if isinstance(self.ranks, Mapping) else {"": self.ranks}
         for name, rank in given.items():
-            check_whole(f"FixedRank: the rank{f' of {name!r}' if name else ''}", rank)
+            check_whole(f"FixedRank: the rank{f' of {quoted(name)}' if name else ''}", rank)
         if isinstance(self.ranks, Mapping):
             check_patterns("FixedRank", self.ranks)
             object.__setattr__(self, "ranks", dict(self.ranks))
