@@ -30,10 +30,11 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -197,6 +198,19 @@ def shown(text: object) -> str:
     if len(joined) > _LONGEST:
         joined = f"{joined[: _LONGEST // 2]}...{joined[-_LONGEST // 2 + 3 :]}"
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in joined)
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """The names that a user may have meant by one that is not known, the most similar first; three at most.
+
+    Parameters
+    ----------
+    name
+        What was given. For one far longer than any name there is no answer, as the search would take minutes.
+    known
+        The names that there are.
+    """
+    return difflib.get_close_matches(name, known, n=_NAMED) if len(name) <= _LONGEST else []
 
 
 def listed(names: Collection[object]) -> str:

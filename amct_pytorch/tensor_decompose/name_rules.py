@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from ..errors import ConfigError, listed, quoted
+from ..errors import ConfigError, listed, quoted, similar
 
 PATTERN = "re:"
 """Prefix of a rule's key that is a regular expression, searched for in layer names."""
@@ -86,7 +85,7 @@ def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str
             if not any(re.search(key.removeprefix(PATTERN), name) for name in known):
                 idle.append(f"{setting}: the pattern {quoted(key)} matches no Conv2d of the model")
         elif key not in known:
-            close = difflib.get_close_matches(key, known, n=3)
+            close = similar(key, known)
             hint = f"did you mean {listed(close)}?" if close else ""
             if any(name.startswith(f"{key}.") for name in known):
                 hint = f"for all Conv2d inside that module, use {f're:^{re.escape(key)}[.]'!r}"

@@ -16,14 +16,13 @@ another network. A split by another method than the reference's has version 3.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..._storage.json_text import parsed
-from ...errors import ConfigError, InfoFileError, LayerError, listed, quoted
+from ...errors import ConfigError, InfoFileError, LayerError, listed, quoted, similar
 from ..methods import get_method
 from ..methods.weight_group import split_of
 from ..model.chain import DecomposedConv2d, Split
@@ -150,7 +149,7 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
     name = _field(info, "name", f"{where}, ori_layer_info", str, "a string")
     where = f"{where} ({quoted(name)})"
     if name not in layers:
-        close = difflib.get_close_matches(name, layers, n=3)
+        close = similar(name, layers)
         hint = f" (did you mean {listed(close)}?)" if close else ""
         raise InfoFileError(f"{where}: the model has no Conv2d of that name{hint}: is this the file of another model?")
     layer = layers[name]
@@ -181,6 +180,8 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
         expected = f"a rank of {full[0]}" if len(full) == 1 else f"ranks of {list(full)}"
         _fail(f"{where}, decom_nodes", f"{expected} at most", ranks[0] if len(ranks) == 1 else list(ranks))
     entry = Entry(name, split_of(method, layer, ranks, added_bias=added_bias))
+    if version < entry.version:
+        _fail(f"{where}, version", f"{entry.version} of an entry with this method and added_bias", version)
     for node, stage, shape in zip(method.stage_names, entry.split.stages, shapes, strict=True):
         if shape != stage.weight_shape:
             _fail(f"{where}, decom_nodes, {node}, weight_shape", repr(list(stage.weight_shape)), list(shape))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from ...errors import ConfigError, ConfigTypeError, quoted
+from ...errors import ConfigError, ConfigTypeError, quoted, similar
 from .base import Method
 from .separable import Separable
 
@@ -27,7 +25,7 @@ def get_method(name: str) -> Method:
         There is none.
     """
     if name not in _METHODS:
-        close = difflib.get_close_matches(name, _METHODS, n=1)
+        close = similar(name, _METHODS)
         hint = f"did you mean {quoted(close[0])}?" if close else f"there is {', '.join(map(repr, _METHODS))}"
         raise ConfigError(f"method: no decomposition method is named {quoted(name)}; {hint}")
     return _METHODS[name]
