@@ -35,7 +35,6 @@ from amct_pytorch.tensor_decompose import (
     DecomposedConv2d,
     DecompositionConfig,
     EnergyRank,
-    FixedRank,
     RatioRank,
     auto_decomposition,
     decompose_network,
@@ -186,7 +185,7 @@ def _targets(folder: Path) -> list[Target]:
 def _information_files(folder: Path) -> Iterator[Target]:
     settings: dict[str, dict[str, Any]] = {"1": {}, "2": {"calibration": calibration()}}
     if others := [name for name in method_names() if name != "separable"]:
-        settings["3"] = {"config": DecompositionConfig(method=others[0], rank=FixedRank(16))}
+        settings["3"] = {"config": DecompositionConfig(method=others[0], rule="any", rank=RatioRank(0.25))}
     for version, options in settings.items():
         file = folder / f"info{version}.json"
         auto_decomposition(new_net(), file, **options)
