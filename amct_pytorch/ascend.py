@@ -26,7 +26,7 @@ from ._run.arguments import setting_error
 from ._run.inputs import batch_size_of, tensors_of
 from ._storage.folders import new_folder
 from ._storage.paths import access_errors, folder_to_write
-from .errors import ConfigError, ConfigTypeError, ExportAccessError
+from .errors import ConfigError, ConfigTypeError, ExportAccessError, quoted
 
 PRECISIONS = ("fp16", "origin", "mixed_float16", "mixed_bfloat16", "cube_fp16in_fp32out")
 """Values of ATC's option ``--precision_mode_v2``; origin keeps the types of the ONNX file."""
@@ -193,7 +193,7 @@ def _checked_targets(soc_versions: Sequence[str]) -> list[Target]:
     )
     if not are_names or not soc_versions:
         raise setting_error(
-            f"soc_versions must be a list of names such as ['Ascend910B3'], found {soc_versions!r}",
+            f"soc_versions must be a list of names such as ['Ascend910B3'], found {quoted(soc_versions)}",
             of_right_type=are_names,
         )
     return list(dict.fromkeys(map(target_of, soc_versions)))
@@ -203,7 +203,7 @@ def _check_precision(precision: object) -> None:
     if precision not in PRECISIONS:
         raise setting_error(
             f"precision must be one of {', '.join(PRECISIONS)}, which ATC knows as --precision_mode_v2, found "
-            f"{precision!r}; values of the older --precision_mode, which excludes it, are not among them",
+            f"{quoted(precision)}; values of the older --precision_mode, which excludes it, are not among them",
             of_right_type=isinstance(precision, str),
         )
 

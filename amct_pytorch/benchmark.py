@@ -20,7 +20,7 @@ from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes
 from ._run.progress import ProgressFunction, Steps, reporting
 from .backend import Backend
-from .errors import ConfigError
+from .errors import ConfigError, quoted
 
 __all__ = ["BenchmarkReport", "BenchmarkRun", "LayerBenchmark", "benchmark"]
 
@@ -116,11 +116,13 @@ def _checked_batch_sizes(batch_sizes: Sequence[int] | None, inputs: Any) -> list
         return [own]
     is_list = isinstance(batch_sizes, Collection)
     if not is_list or not batch_sizes:
-        raise setting_error(f"batch_sizes must be a list of numbers, found {batch_sizes!r}", of_right_type=is_list)
+        raise setting_error(
+            f"batch_sizes must be a list of numbers, found {quoted(batch_sizes)}", of_right_type=is_list
+        )
     for size in batch_sizes:
         if not is_whole(size) or size < 1:
             raise setting_error(
-                f"batch_sizes must hold whole numbers from 1 on, found {size!r}", of_right_type=is_whole(size)
+                f"batch_sizes must hold whole numbers from 1 on, found {quoted(size)}", of_right_type=is_whole(size)
             )
     if not own:
         raise ConfigError("batch_sizes needs inputs whose first tensor has a sample at least along its first axis")

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._run.interrupts import interrupt_if_pressed, interrupts_deferred
 from ._storage.folders import current_folder, new_folder
 from ._storage.manifest import MANIFEST, check_replaceable, read_manifest, read_verified, write_manifest
 from ._storage.paths import folder_to_write, resolved
@@ -37,6 +38,8 @@ from .errors import (
     InfoFileError,
     ModelError,
     listed,
+    quoted,
+    shown,
 )
 from .tensor_decompose.api import rebuilding
 from .tensor_decompose.info_file.schema import dump, entries_of_chains
@@ -88,20 +91,24 @@ def save_decomposed(
     info = dump(entries_of_chains(chains_of(model)))
     state = model.state_dict()
     if (on_meta := _first_on_meta(state)) is not None:
-        raise ModelError(f"{on_meta!r} is on the meta device and has no values: load the weights before saving them")
+        raise ModelError(
+            f"{quoted(on_meta)} is on the meta device and has no values: load the weights before saving them"
+        )
     if not isinstance(plan, DecompositionPlan | str | None):
         raise ConfigTypeError(f"plan must be a DecompositionPlan or its text, found {type(plan).__name__}")
     if not isinstance(training_state, Mapping | None):
         raise ConfigTypeError(f"training_state must be a dict, found {type(training_state).__name__}")
     place = folder_to_write(directory, "directory", CheckpointAccessError)
     check_replaceable(place, _FILES)
-    with new_folder(place, CheckpointAccessError, replaces=True) as draft:
+    with interrupts_deferred(), new_folder(place, CheckpointAccessError, replaces=True) as draft:
         _write_text(draft / _INFO, info)
         tied = save_tensors(state, draft / _WEIGHTS)
+        interrupt_if_pressed()
         if plan is not None:
             _write_text(draft / _PLAN, f"{plan}\n")
         if training_state is not None:
             save_content(training_state, draft / _TRAINING, "training_state")
+            interrupt_if_pressed()
         write_manifest(draft, tied, _versions())
 
 
@@ -145,14 +152,14 @@ def load_decomposed(net: nn.Module, directory: str | os.PathLike[str]) -> tuple[
     place, tied, files = _verified(directory, {_INFO, *_WEIGHT_FILES})
     if (on_meta := _first_on_meta(net.state_dict())) is not None:
         raise ModelError(
-            f"{on_meta!r} of the model is on the meta device: build it on the CPU, or use decompose_network with "
-            f"{place / _INFO} and load_state_dict(…, assign=True)"
+            f"{quoted(on_meta)} of the model is on the meta device: build it on the CPU, or use decompose_network with "
+            f"{shown(place / _INFO)} and load_state_dict(…, assign=True)"
         )
     (name,) = _WEIGHT_FILES & files.keys()
     weights = load_tensors(files[name], place / name, tied, CheckpointError)
     info = decoded(files[_INFO], place / _INFO, CheckpointInfoError)
     try:
-        with rebuilding(net, info, place / _INFO) as (model, changes):
+        with interrupts_deferred(), rebuilding(net, info, place / _INFO) as (model, changes):
             load_whole(model, weights, place)
             return model, changes
     except InfoFileError as error:
@@ -178,7 +185,7 @@ def load_training_state(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """
     place, _, files = _verified(directory, {_TRAINING})
     if _TRAINING not in files:
-        raise CheckpointError(f"{place}: holds no training state: it was saved without training_state=…")
+        raise CheckpointError(f"{shown(place)}: holds no training state: it was saved without training_state=…")
     return load_content(BytesIO(files[_TRAINING]), place / _TRAINING, CheckpointError)
 
 
@@ -212,7 +219,8 @@ def _verified(
     names = manifest.files.keys()
     if not {_INFO} < names <= _FILES or len(names & _WEIGHT_FILES) != 1:
         raise CheckpointError(
-            f"{place / MANIFEST}: expected {_INFO} and one file of weights, found {listed(sorted(names))}: save the "
+            f"{shown(place / MANIFEST)}: expected {_INFO} and one file of weights, found {listed(sorted(names))}: "
+            "save the "
             "checkpoint again"
         )
     return place, manifest.tied, read_verified(place, manifest, wanted)

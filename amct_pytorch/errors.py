@@ -30,16 +30,18 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import FrameType
 
 # Prefix of the paths of this package's source files.
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _NAMED = 3  # names that a message quotes from a list; the others it counts
+_LONGEST = 240  # characters of a name, a value or a path in a message: those of real models are far shorter
 
 
 class AmctError(Exception):
@@ -169,7 +171,49 @@ def _package_of(frame: FrameType) -> str | None:
     return frame.f_globals.get("__package__") or frame.f_globals.get("__name__")
 
 
-def listed(names: Collection[str]) -> str:
+def quoted(value: object) -> str:
+    """A name or another value of the user's for a message: its repr in one line, and not all of it if it is long.
+
+    Parameters
+    ----------
+    value
+        Any object, even one whose repr fails.
+    """
+    try:
+        text = repr(value)
+    except Exception as error:  # of whatever type: the user's own, or Python's for a whole number of 5000 digits
+        text = f"<{type(value).__name__} without a repr: {type(error).__name__}>"
+    return shown(text)
+
+
+def shown(text: object) -> str:
+    """A path, or the words of another library, for a message: in one line, and not all of it if it is long.
+
+    Parameters
+    ----------
+    text
+        A string, or an object with one, such as a Path.
+    """
+    joined = " ".join(str(text).split("\n"))
+    if len(joined) > _LONGEST:
+        joined = f"{joined[: _LONGEST // 2]}...{joined[-_LONGEST // 2 + 3 :]}"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in joined)
+
+
+def similar(name: str, known: Iterable[str]) -> list[str]:
+    """The names that a user may have meant by one that is not known, the most similar first; three at most.
+
+    Parameters
+    ----------
+    name
+        What was given. For one far longer than any name there is no answer, as the search would take minutes.
+    known
+        The names that there are.
+    """
+    return difflib.get_close_matches(name, known, n=_NAMED) if len(name) <= _LONGEST else []
+
+
+def listed(names: Collection[object]) -> str:
     """The first few names, quoted, and the number of the others, for a message.
 
     Parameters
@@ -178,4 +222,4 @@ def listed(names: Collection[str]) -> str:
         In the order to be shown.
     """
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(map(repr, list(names)[:_NAMED])) + more
+    return ", ".join(map(quoted, list(names)[:_NAMED])) + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -199,3 +200,15 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
     assert errors.RankFailed is errors.ProcessFailed  # its former name
     assert kinds.keys() == {"AmctError", *builtin}
     assert all(issubclass(kinds[name], builtin[name]) for name in builtin)
+
+
+@pytest.mark.parametrize("size", [2.0**126, 3e38])
+def test_weights_as_large_as_the_type_has_them_are_split_without_a_warning(size: float) -> None:
+    model = nn.Sequential(conv())
+    nn.init.constant_(model[0].weight, size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        auto_decomposition(model)
+    first, last = (stage.weight.detach().double() for stage in model[0])
+    composed = torch.einsum("orb,ria->oiab", last[:, :, 0], first[..., 0])
+    torch.testing.assert_close(composed, torch.full_like(composed, size))

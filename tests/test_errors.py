@@ -18,13 +18,19 @@ from amct_pytorch.checkpoint import (
     load_training_state,
     save_decomposed,
 )
-from amct_pytorch.errors import ConfigError, ConfigTypeError
+from amct_pytorch.errors import AmctError, ConfigError, ConfigTypeError
 from amct_pytorch.export import export_onnx
 from amct_pytorch.finetune import Distillation
-from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
+from amct_pytorch.tensor_decompose import (
+    DecompositionConfig,
+    auto_decomposition,
+    decompose_network,
+    load_plan,
+    plan_decomposition,
+)
 from amct_pytorch.validate import validate
 
-from .models import TwoConvs, image
+from .models import TwoConvs, conv, image
 
 
 def _pair() -> tuple[nn.Module, nn.Module]:
@@ -126,3 +132,46 @@ def test_a_wrong_value_is_no_type_error(message: str, call: Callable[[Path], obj
         call(tmp_path)
     assert type(caught.value) is ConfigError
     assert list(tmp_path.iterdir()) == []
+
+
+class _WithoutRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("mine")
+
+
+def _broken_weights() -> nn.Module:
+    layers = {f"layer{number}": conv() for number in range(40)}
+    for layer in layers.values():
+        nn.init.constant_(layer.weight, torch.nan)
+    return nn.ModuleDict(layers)
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (lambda _: DecompositionConfig(layers={"x" * 100_000: True}), r"layers\['xxx.*\.\.\.x"),  # type: ignore[dict-item]
+        (lambda _: DecompositionConfig(rank_multiple=-(10**5000)), "found <int without a repr: ValueError>"),
+        (lambda _: DecompositionConfig(rank=_WithoutRepr()), "found <_WithoutRepr without a repr: RuntimeError>"),  # type: ignore[arg-type]
+        (lambda _: DecompositionConfig(layers=[3] * 10_000), r"layers must map names to rules, found \[3, 3"),  # type: ignore[arg-type]
+        (lambda _: plan_decomposition(TwoConvs(), DecompositionConfig(layers={"y" * 10**6: False})), "named 'yyy"),
+        (lambda _: plan_decomposition(TwoConvs(), DecompositionConfig(layers={"a\nb": False})), r"named 'a\\nb'"),
+        (lambda _: plan_decomposition(TwoConvs(), DecompositionConfig(method="z" * 10**6)), "is named 'zzz"),
+        (lambda _: plan_decomposition(_broken_weights()), "in 'layer0', 'layer1', 'layer2' and 37 more"),
+        (lambda folder: decompose_network(TwoConvs(), folder / "a\nb.json"), r"a b.json: there is no such"),
+        (lambda folder: load_decomposed(TwoConvs(), folder / "c\x1b[2J"), r"c\\x1b\[2J: expected a checkpoint"),
+        (lambda folder: load_plan(folder / "\u202enalp"), r"\\u202enalp: there is no such plan"),
+    ],
+)
+def test_what_a_message_quotes_is_cut_and_in_one_line(
+    fail: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AmctError, match=message) as caught:
+        fail(tmp_path)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_of_ordinary_length_is_quoted_whole() -> None:
+    name = "block." * 33 + "x"
+    with pytest.raises(ConfigError, match=f"named '{name}'"):
+        plan_decomposition(TwoConvs(), DecompositionConfig(layers={name: False}))

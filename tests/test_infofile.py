@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from amct_pytorch.errors import AmctError, ConfigError, InfoFileAccessError, InfoFileError, InfoFileNotFound, LayerError
-from amct_pytorch.tensor_decompose import DecompositionConfig, auto_decomposition, decompose_network
+from amct_pytorch.tensor_decompose import Calibration, DecompositionConfig, auto_decomposition, decompose_network
 
 from .models import TwoConvs, chains, conv, snapshot
 
@@ -159,6 +160,17 @@ def test_two_names_of_one_layer_must_have_one_rank(tmp_path: Path) -> None:
     with pytest.raises(InfoFileError, match="'conv1' and 'alias' are one layer .* found rank 32 and rank 48"):
         decompose_network(model, path)
     check()
+
+
+def test_an_entry_of_a_version_cannot_say_what_later_ones_brought(tmp_path: Path) -> None:
+    path = tmp_path / "info.json"
+    calibration = Calibration([torch.randn(4, 64, 8, 8)])
+    auto_decomposition(nn.Sequential(conv(bias=False)), path, calibration=calibration)
+    (entry,) = json.loads(path.read_text())
+    assert entry["version"] == 2
+    path.write_text(json.dumps([{**entry, "version": 1}]))
+    with pytest.raises(InfoFileError, match="version: expected 2 of an entry with this method and added_bias"):
+        decompose_network(nn.Sequential(conv(bias=False)), path)
 
 
 def test_a_lazy_layer_is_told_to_be_run_first(tmp_path: Path) -> None:

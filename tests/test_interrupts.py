@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import itertools
 import json
 import os
@@ -21,17 +22,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import amct_pytorch
-from amct_pytorch._run.interrupts import Switch, interrupts_deferred, left_whole, restored_after
+from amct_pytorch._run.interrupts import (
+    Switch,
+    interrupt_if_pressed,
+    interrupts_deferred,
+    left_whole,
+    restored_after,
+)
 from amct_pytorch._run.isolation import leaving_no_trace, untouched_generators
 from amct_pytorch._run.workers import run_all
 from amct_pytorch.errors import InfoFileAccessError
 from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
 from amct_pytorch.tensor_decompose.methods.linalg import exact_matmul
 
-from .models import TwoConvs, chains, conv, snapshot
+from .models import TwoConvs, chains, conv, image, snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -374,3 +381,79 @@ def test_a_process_forked_while_another_thread_plans_can_plan_too() -> None:
     calibration = Calibration([torch.randn(4, 3, 16, 16)] * 2, forward=forward)
     plan_decomposition(model, calibration=calibration)
     assert found == [len(plan_decomposition(other).layers)]
+
+
+@interrupts_deferred()
+def _cut_off(done: list[str]) -> None:
+    interrupt_if_pressed()
+    _press()
+    done.append("first")
+    interrupt_if_pressed()
+    done.append("second")
+
+
+@interrupts_deferred(second_at_once=True)
+def _hang(done: list[str]) -> None:
+    _press()
+    done.append("first")
+    _press()
+    done.append("second")
+
+
+@pytest.mark.parametrize("work", [_cut_off, _hang])
+def test_a_long_block_ends_where_it_can_be_cut_off_or_at_a_second_ctrl_c(work: Callable[[list[str]], None]) -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        work(done)
+    assert done == ["first"]
+
+
+class _Counting(nn.Sequential):
+    """A network whose forward changes it, so that it has to be put back."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append(len(x))
+        self.last = x
+        return super().forward(x)
+
+
+_PUTTING_BACK = ("leaving_no_trace", "untouched_generators", "_untouched", "refill")
+
+
+def _pressing_at_line(line: int, seen: list[int]) -> Callable[..., Any]:
+    """A trace function that presses Ctrl-C at a line of the functions that put a model back, counted from 1."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_name not in _PUTTING_BACK:
+            return None
+        if event == "line":
+            seen.append(frame.f_lineno)
+            if len(seen) == line:
+                _press()
+        return trace
+
+    return trace
+
+
+def test_a_ctrl_c_at_any_line_that_puts_the_model_back_waits_until_it_is_as_it_was() -> None:
+    model = _Counting().train()
+    unchanged = snapshot(model)
+    attributes = {name: copy.copy(value) for name, value in vars(model).items()}
+    for line in range(1, 1000, 3):
+        seen: list[int] = []
+        sys.settrace(_pressing_at_line(line, seen))
+        try:
+            plan_decomposition(model, example_inputs=image(1, 4, 4, 4))
+        except KeyboardInterrupt:
+            assert len(seen) >= line
+        finally:
+            sys.settrace(None)
+        unchanged()
+        assert vars(model) == attributes
+        if len(seen) < line:
+            break
+    assert line > 30

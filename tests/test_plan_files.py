@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,33 @@ def _layer(content: dict[str, Any]) -> dict[str, Any]:
     return layer
 
 
+def _huge(tensor: torch.Tensor) -> Callable[[dict[str, Any]], object]:
+    """Puts a tensor that declares far more values than it has bytes in the place of one."""
+    return lambda content: content["tensors"].update({"0": tensor})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda c: c.update(format="other"), "expected a plan as DecompositionPlan.save writes it"),
-        (lambda c: c.update(version=2), "expected version 1, found 2: it was written by another release"),
+        (lambda c: c.update(version=3), "expected version 1 or 2, found 3: it was written by another release"),
+        (lambda c: c.update(version=True), "expected version 1 or 2, found True"),
+        (lambda c: c.update(version=torch.ones(2)), "expected version 1 or 2, found tensor"),
+        (lambda c: c.update(version=1), "expected a plan with layers and tensors: the file is damaged"),
+        (lambda c: c.pop("sha256"), "expected a plan with layers and tensors: the file is damaged"),
+        (lambda c: c.update(more=1), "expected a plan with layers and tensors: the file is damaged"),
+        (lambda c: c.update(sha256="0"), "its hash is not that of its content: it is damaged, or was changed"),
+        (lambda c: c["tensors"]["0"][0, 0].add_(1), "its hash is not that of its content"),
+        (lambda c: _layer(c).update(factors=_layer(c)["factors"][::-1]), "factors: expected the shapes"),
+        (lambda c: _layer(c).update(parameters=-1), "its hash is not that of its content"),
+        (lambda c: c["plan"].update(parameters=True), "parameters: expected a whole number, found True"),
+        (lambda c: c["tensors"].update({"9": 3}), "its hash is not that of its content"),
+        (_huge(torch.zeros(1).expand(64, 64, 10**9)), "expected the tensor '0', finite, in float32 or float64"),
+        (_huge(torch.empty(10**12, device="meta")), "expected the tensor '0', finite, in float32 or float64"),
+        (
+            _huge(torch.sparse_coo_tensor(size=(10**12,), check_invariants=False)),
+            "expected the tensor '0', finite, in float32 or float64",
+        ),
         (lambda c: c.update(layers={}), "expected a plan with layers and tensors"),
         (lambda c: c.update(plan=[]), r"expected an object, found \[\]"),
         (lambda c: c["plan"].pop("parameters"), "expected the keys parameters, .* parameters is missing or unknown"),
@@ -136,6 +159,58 @@ def test_a_damaged_plan_is_refused_by_place_expectation_and_finding(
     _damaged(path, damage)
     with pytest.raises(PlanFileError, match=message):
         load_plan(path)
+
+
+def test_a_plan_of_version_1_has_no_hash_and_is_read(tmp_path: Path) -> None:
+    plan = plan_decomposition(TwoConvs())
+    plan.save(tmp_path / "plan.pt")
+    _damaged(tmp_path / "plan.pt", lambda content: (content.update(version=1), content.pop("sha256")))
+    assert load_plan(tmp_path / "plan.pt") == plan
+
+
+def test_a_byte_changed_in_a_factor_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "plan.pt"
+    plan = plan_decomposition(TwoConvs())
+    plan.save(path)
+    content, factor = bytearray(path.read_bytes()), plan.layers[1].factors[0].numpy().tobytes()
+    content[content.index(factor) + len(factor) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PlanFileError, match="plan.pt: its hash is not that of its content"):
+        load_plan(path)
+
+
+_TWO_GIGABYTES = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."  # a pickle that calls bytearray(2**31 - 1)
+
+
+def _rewritten(path: Path, change: Callable[[str, bytes], bytes], compression: int) -> None:
+    """Write the records of an archive again, each changed."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in records.items():
+            archive.writestr(name, change(name, content))
+
+
+@pytest.mark.parametrize(
+    ("change", "compression"),
+    [
+        (lambda name, content: content, zipfile.ZIP_DEFLATED),
+        (
+            lambda name, content: (
+                b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R." if "pkl" in name else content
+            ),
+            zipfile.ZIP_STORED,
+        ),
+    ],
+    ids=["compressed", "two gigabytes by a number"],
+)
+def test_a_plan_that_would_take_more_memory_than_it_has_bytes_is_refused(
+    change: Callable[[str, bytes], bytes], compression: int, tmp_path: Path
+) -> None:
+    plan_decomposition(TwoConvs()).save(tmp_path / "plan.pt")
+    _rewritten(tmp_path / "plan.pt", change, compression)
+    with pytest.raises(PlanFileError, match=r"plan.pt: cannot be loaded \(ValueError\)"):
+        load_plan(tmp_path / "plan.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"{}", b"\x00" * 100])
@@ -207,6 +282,12 @@ def test_settings_read_from_their_file_are_the_same(config: DecompositionConfig,
     [
         ({"format": "other"}, "expected settings as save_config writes them, found another file"),
         ({"version": 9}, "expected version 1, found 9"),
+        ({"version": True}, "expected version 1, found True"),
+        ({"version": 1.0}, "expected version 1, found 1.0"),
+        (
+            {"rank": {"policy": ["EvbmfRank"]}},
+            "rank: expected an object with a policy among EvbmfRank, .*, found {'pol",
+        ),
         ({"ranks": 3}, "expected settings among .*, found ranks"),
         ({"rank_multiple": 0}, "rank_multiple must be a whole number from 1 on, found 0"),
         ({"rank": 3}, "rank: expected an object with a policy among EvbmfRank, .*, found 3"),
@@ -231,6 +312,23 @@ def test_a_file_that_is_no_json_is_no_settings(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(PlanFileError, match="is no valid JSON"):
             load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"rank_multiple": 16', '"rank_multiple": 16, "rank_multiple": 8', "gives the key 'rank_multiple' twice"),
+        ('"rank_multiple": 16', '"rank_multiple": NaN', "holds NaN, which is no JSON number"),
+    ],
+)
+def test_settings_that_can_be_read_in_two_ways_are_refused(
+    before: str, after: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    save_config(DecompositionConfig(), path)
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(PlanFileError, match=f"config.json: {message}"):
+        load_config(path)
 
 
 def test_a_rank_policy_of_ones_own_is_not_written(tmp_path: Path) -> None:

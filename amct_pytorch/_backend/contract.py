@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from ..errors import BackendUnavailable, ConfigError
+from ..errors import BackendUnavailable, ConfigError, quoted
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,12 @@ class Backend(abc.ABC):
         """
         reason = self.unavailable_reason()
         if reason is not None:
-            raise BackendUnavailable(f"backend {self.name!r} is not available: {reason}")
+            raise BackendUnavailable(f"backend {quoted(self.name)} is not available: {reason}")
         count = len(self.devices())
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
-            raise ConfigError(f"backend {self.name!r} has {count} devices, numbered from 0: found index {index!r}")
+            raise ConfigError(
+                f"backend {quoted(self.name)} has {count} devices, numbered from 0: found index {quoted(index)}"
+            )
 
     @abc.abstractmethod
     def synchronize(self, device: torch.device) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from ..errors import BackendUnavailable, warn_user
+from ..errors import BackendUnavailable, quoted, warn_user
 from .contract import Backend
 
 GROUP = "amct_pytorch.backends"
@@ -63,7 +63,7 @@ class Registry:
             if len(points) > 1:
                 used, *others = points.values()
                 warn_user(
-                    f"backend {name!r} is installed {len(points)} times: {_origin(used)} is used, "
+                    f"backend {quoted(name)} is installed {len(points)} times: {_origin(used)} is used, "
                     f"{' and '.join(map(_origin, others))} is not: uninstall one of them. {self._installed()}"
                 )
 
@@ -81,11 +81,11 @@ class Registry:
             No such backend is installed, or it cannot be used; the message says why, and what is installed.
         """
         if name not in self._points:
-            raise BackendUnavailable(f"there is no backend {name!r}. {self._installed()}")
+            raise BackendUnavailable(f"there is no backend {quoted(name)}. {self._installed()}")
         backend = self._load(name)
         reason = backend if isinstance(backend, str) else _reason(backend)
         if reason is not None:
-            raise BackendUnavailable(f"backend {name!r} is not available: {reason}. {self._installed()}")
+            raise BackendUnavailable(f"backend {quoted(name)} is not available: {reason}. {self._installed()}")
         return cast(Backend, backend)
 
     def statuses(self) -> list[BackendStatus]:
@@ -104,7 +104,7 @@ class Registry:
                 self._loaded[name] = _backend_of(self._points[name])
             except Exception as error:  # a plugin may fail in any way
                 reason = f"it cannot be loaded from {_origin(self._points[name])}: {type(error).__name__}: {error}"
-                warn_user(f"backend {name!r} is broken: {reason}. {self._installed()}")
+                warn_user(f"backend {quoted(name)} is broken: {reason}. {self._installed()}")
                 self._loaded[name] = reason
         return self._loaded[name]
 
@@ -154,7 +154,9 @@ def _backend_of(point: EntryPoint) -> Backend:
         raise TypeError(f"expected a subclass of amct_pytorch.backend.Backend, found {kind!r}")
     backend = kind()
     if backend.name != point.name:
-        raise ValueError(f"the entry point is called {point.name!r}, but the class calls itself {backend.name!r}")
+        raise ValueError(
+            f"the entry point is called {quoted(point.name)}, but the class calls itself {quoted(backend.name)}"
+        )
     return backend
 
 
@@ -168,4 +170,4 @@ def _reason(backend: Backend) -> str | None:
 
 def _origin(point: EntryPoint) -> str:
     package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
-    return f"{point.value!r}{package}"
+    return f"{quoted(point.value)}{package}"

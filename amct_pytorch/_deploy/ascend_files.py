@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 from .dynamic_sizes import Dynamic
 
 # Patterns of the names that npu-smi prints, and the family of each. A bare Ascend910B is an older, unsupported chip.
@@ -69,7 +69,7 @@ def target_of(soc_version: object) -> Target:
                 return Target(name, family)
     raise ConfigError(
         f"soc_versions: expected names such as Ascend910B3 (Atlas A2), Ascend910_9391 (Atlas A3) or Ascend950PR_9599 "
-        f"(Ascend 950), found {soc_version!r}: run `npu-smi info` on the device to see its name"
+        f"(Ascend 950), found {quoted(soc_version)}: run `npu-smi info` on the device to see its name"
     )
 
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from .._run.arguments import is_whole, setting_error
 from .._run.inputs import batch_size_of, resized, tensors_of
 from .._run.tensors import map_tensors
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def checked_batches(dynamic: bool | Sequence[int], inputs: Any) -> tuple[int, ..
     are_whole = isinstance(dynamic, Collection) and all(is_whole(size) for size in dynamic)
     if not are_whole or not dynamic or min(dynamic) < 1:
         raise setting_error(
-            f"dynamic_batch must be True or a list of positive numbers of samples, found {dynamic!r}",
+            f"dynamic_batch must be True or a list of positive numbers of samples, found {quoted(dynamic)}",
             of_right_type=are_whole,
         )
     return tuple(dict.fromkeys(dynamic))
@@ -102,7 +102,8 @@ def checked_image_sizes(dynamic: bool | Sequence[tuple[int, int]], inputs: Any) 
     )
     if not are_pairs or not dynamic or not all(len(size) == 2 and min(size) > 0 for size in dynamic):
         raise setting_error(
-            f"dynamic_image_size must be True or a list of (height, width), found {dynamic!r}", of_right_type=are_pairs
+            f"dynamic_image_size must be True or a list of (height, width), found {quoted(dynamic)}",
+            of_right_type=are_pairs,
         )
     return tuple(dict.fromkeys((height, width) for height, width in dynamic))
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_unfla
 from .._run.inputs import call_with, tensors_of
 from .._run.interrupts import left_whole
 from .._run.isolation import leaving_no_trace
-from ..errors import ExportError
+from ..errors import ExportError, quoted
 from .dynamic_sizes import Dynamic, open_axes
 from .input_values import value_read
 
@@ -141,7 +141,7 @@ def _export_traced(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, 
     except Exception as error:
         failure, reason = error, first_lines(_root(error))
     layer = _layer_of(refusal, model) or (failure and _layer_of(failure, model))
-    where = f" in layer {layer!r}" if layer else ""
+    where = f" in layer {quoted(layer)}" if layer else ""
     raise ExportError(
         f"the model cannot be exported to ONNX{where}: {first_lines(_root(refusal))}. Nor can it by TorchScript, "
         f"torch's older exporter: {reason}. Replace what cannot be exported, or export the model without that layer"

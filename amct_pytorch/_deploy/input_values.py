@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .._run.inputs import run_model, tensors_of
+from ..errors import quoted
 
 # Functions of a tensor whose results are values of Python or NumPy.
 _READING = frozenset(
@@ -109,7 +110,7 @@ class _Reads(TorchFunctionMode):
         running = (frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None))
         layers = (self._names[item] for item in running if isinstance(item, nn.Module) and item in self._names)
         name = next(layers, None)
-        return f"layer {name!r}" if name else "the model"
+        return f"layer {quoted(name)}" if name else "the model"
 
 
 def _storage(tensor: Tensor) -> StorageWeakRef:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from .._measure.pairing import Pair, pairs_of
 from .._run.arguments import setting_error
-from ..errors import ConfigError, InputsError, LayerError
+from ..errors import ConfigError, InputsError, LayerError, quoted
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -119,7 +119,9 @@ class Distillation:
         for name, value in (("temperature", temperature), ("logits", logits), ("responses", responses)):
             is_number = isinstance(value, int | float)
             if not is_number or not 0 <= value < float("inf"):
-                raise setting_error(f"{name} must be a number from 0 on, found {value!r}", of_right_type=is_number)
+                raise setting_error(
+                    f"{name} must be a number from 0 on, found {quoted(value)}", of_right_type=is_number
+                )
         if not temperature:
             raise ConfigError("temperature must be above 0, found 0")
         if not logits and not responses:
@@ -221,11 +223,14 @@ class Distillation:
             if not self._ran:
                 return
             if not self._targets[pair.name]:
-                raise LayerError(f"layer {pair.name!r}: runs more often in the decomposed model than in the original")
+                raise LayerError(
+                    f"layer {quoted(pair.name)}: runs more often in the decomposed model than in the original"
+                )
             target = self._targets[pair.name].pop(0)
             if target.shape != response.shape:
                 raise LayerError(
-                    f"layer {pair.name!r}: expected a response {tuple(target.shape)} as the original gives, found "
+                    f"layer {quoted(pair.name)}: expected a response {tuple(target.shape)} as the original gives, "
+                    "found "
                     f"{tuple(response.shape)}: the two models do not treat the inputs alike"
                 )
             self._losses.append(response_loss(response, target))
@@ -235,7 +240,7 @@ class Distillation:
     def _check_all_compared(self) -> None:
         left = [name for name, targets in self._targets.items() if targets]
         if left:
-            raise LayerError(f"layer {left[0]!r}: runs less often in the decomposed model than in the original")
+            raise LayerError(f"layer {quoted(left[0])}: runs less often in the decomposed model than in the original")
         if not self._losses:
             raise LayerError("no decomposed layer ran in the forward pass: give responses=0")
 

@@ -14,7 +14,7 @@ from .._report.units import name_of
 from .._run.inputs import batch_size_of, call_with, resized, run_model
 from .._run.intercept import watched
 from .._run.placement import memory_errors_named, placed_inputs, placed_model, ran_out_of_memory, released
-from ..errors import DeviceError, warn_user
+from ..errors import DeviceError, quoted, warn_user
 from .benchmark_report import WHOLE, BenchmarkRun, LayerBenchmark
 from .benchmark_setting import Setting
 from .cpu_share import LEAST_SHARE
@@ -131,7 +131,9 @@ def _doubts(model: Comparison, layers: Sequence[LayerBenchmark]) -> tuple[str, .
             "(torch.set_num_threads)"
         )
     else:
-        line += f"{doubted[0][0]!r} alone seems to take longer than the whole model. Measure again on a quiet machine"
+        line += (
+            f"{quoted(doubted[0][0])} alone seems to take longer than the whole model. Measure again on a quiet machine"
+        )
     return (f"{line}.",)
 
 

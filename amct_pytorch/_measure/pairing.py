@@ -9,7 +9,7 @@ from typing import cast
 from torch import nn
 
 from .._report.units import ratio_of
-from ..errors import LayerError, ModelError, listed
+from ..errors import LayerError, ModelError, listed, quoted
 from ..tensor_decompose.model.chain import DecomposedLayer
 from ..tensor_decompose.model.eligibility import geometry_of
 from ..tensor_decompose.model.layers import check_model
@@ -112,7 +112,8 @@ def check_weights(pairs: Sequence[Pair]) -> None:
         cosine = ratio_of(float(original @ composed), strength)
         if strength and not cosine > _LEAST_COSINE:
             raise LayerError(
-                f"layer {pair.name!r}: the weights of the decomposed layer have nothing to do with the original's "
+                f"layer {quoted(pair.name)}: the weights of the decomposed layer have nothing to do with the "
+                "original's "
                 f"(their cosine is {cosine:.2f}): load the weights into the decomposed model, and compare it with its "
                 "own original"
             )
@@ -140,7 +141,7 @@ def _check_same(before: Mapping[str, nn.Module], after: Mapping[str, nn.Module])
         found, expected = _geometry(before[name]), _geometry(layer)
         if found != expected:
             raise LayerError(
-                f"layer {name!r}: the decomposed model has {_described(expected)} where the original has "
+                f"layer {quoted(name)}: the decomposed model has {_described(expected)} where the original has "
                 f"{_described(found)}: {advice}"
             )
 

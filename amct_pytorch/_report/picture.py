@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError, MissingExtra
+from ..errors import ConfigError, MissingExtra, quoted
 from .figure import Axis, Figure
 from .file import write_report
 
@@ -51,7 +51,7 @@ def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> Non
     ending = str(path).rpartition(".")[2].lower()
     formats = canvas.canvas.get_supported_filetypes()
     if ending not in formats:
-        raise ConfigError(f"expected a path that ends in one of {', '.join(sorted(formats))}, found {path!r}")
+        raise ConfigError(f"expected a path that ends in one of {', '.join(sorted(formats))}, found {quoted(path)}")
     styles: dict[str, dict[str, Any]] = {}
     for figure, axes in zip(figures, canvas.subplots(1, len(figures), squeeze=False)[0], strict=True):
         _draw(figure, axes, styles)

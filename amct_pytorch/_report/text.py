@@ -8,7 +8,7 @@ import shutil
 import unicodedata
 from collections.abc import Collection, Sequence
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 from .table import Column, Table
 
 _GAP = "  "  # between columns
@@ -41,7 +41,7 @@ def as_text(tables: Sequence[Table], width: int | None = None) -> str:
     if width is None:
         width = max(shutil.get_terminal_size().columns, _SHORTEST)
     if isinstance(width, bool) or not isinstance(width, int) or width < _SHORTEST:
-        raise ConfigError(f"width: expected a whole number of {_SHORTEST} or more, found {width!r}")
+        raise ConfigError(f"width: expected a whole number of {_SHORTEST} or more, found {quoted(width)}")
     return "\n\n".join("\n".join(_lines(table, width)) for table in tables)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from ..errors import ConfigError, ConfigTypeError
+from ..errors import ConfigError, ConfigTypeError, quoted
 
 
 def setting_error(message: str, *, of_right_type: bool) -> ConfigError:
@@ -53,7 +53,7 @@ def check_whole(called: str, value: object, least: int = 1) -> None:
     """
     if not is_whole(value) or cast(int, value) < least:
         raise setting_error(
-            f"{called} must be a whole number from {least} on, found {value!r}", of_right_type=is_whole(value)
+            f"{called} must be a whole number from {least} on, found {quoted(value)}", of_right_type=is_whole(value)
         )
 
 
@@ -76,7 +76,9 @@ def check_share(called: str, value: object) -> None:
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < cast(float, value) <= 1:
-        raise setting_error(f"{called} must be a number above 0 and up to 1, found {value!r}", of_right_type=is_number)
+        raise setting_error(
+            f"{called} must be a number above 0 and up to 1, found {quoted(value)}", of_right_type=is_number
+        )
 
 
 def check_flag(called: str, value: object) -> None:
@@ -95,7 +97,7 @@ def check_flag(called: str, value: object) -> None:
         The argument is something else.
     """
     if not isinstance(value, bool):
-        raise ConfigTypeError(f"{called} must be True or False, found {value!r}")
+        raise ConfigTypeError(f"{called} must be True or False, found {quoted(value)}")
 
 
 def check_choice(called: str, value: object, choices: Sequence[str]) -> None:
@@ -119,6 +121,6 @@ def check_choice(called: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise setting_error(
-            f"{called} must be one of {', '.join(map(repr, choices))}, found {value!r}",
+            f"{called} must be one of {', '.join(map(repr, choices))}, found {quoted(value)}",
             of_right_type=isinstance(value, str),
         )

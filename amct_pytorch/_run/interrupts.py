@@ -6,11 +6,13 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
 
@@ -18,37 +20,63 @@ Value = TypeVar("Value")
 _changed: list[Callable[[], object]] = []
 
 
+@dataclass(eq=False)
+class _Deferral:
+    """A block that is running: what a Ctrl-C would have done, and whether one has come."""
+
+    handler: Callable[[int, FrameType | None], Any]
+    pressed: bool = False
+    process: int = field(default_factory=os.getpid)
+
+
+_deferrals: list[_Deferral] = []  # of the main thread, the innermost last
+
+
 @contextlib.contextmanager
-def interrupts_deferred() -> Iterator[None]:
+def interrupts_deferred(*, second_at_once: bool = False) -> Iterator[None]:
     """Have a Ctrl-C (SIGINT) wait for the end of the block, and then do what it would have done; other signals do not.
 
     In other threads than the main one nothing is done, as Python interrupts the main one alone; nor where a Ctrl-C is
     ignored, or ends the process without running any more Python. A child forked in the block is interrupted at once.
+
+    Parameters
+    ----------
+    second_at_once
+        For long blocks, which call `interrupt_if_pressed` now and then: a second Ctrl-C before that acts at once,
+        wherever the block is, so that one that hangs can be ended.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
-    pressed, process = False, os.getpid()
+    own = _Deferral(handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if os.getpid() == process:
-            pressed = True
-        else:
+        again, own.pressed = own.pressed, True
+        if (again and second_at_once) or os.getpid() != own.process:
             handler(number, frame)
 
     try:
         try:
+            _deferrals.append(own)
             signal.signal(signal.SIGINT, note)
             yield
         finally:
             signal.signal(signal.SIGINT, handler)
     finally:
+        if own in _deferrals:
+            _deferrals.remove(own)
         if signal.getsignal(signal.SIGINT) is note:
             signal.signal(signal.SIGINT, handler)
-        if pressed:
+        if own.pressed and os.getpid() == own.process:
             signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_if_pressed() -> None:
+    """Do what a Ctrl-C that waits would have done, at a moment when the work can be cut off."""
+    if threading.current_thread() is threading.main_thread() and _deferrals and _deferrals[-1].pressed:
+        _deferrals[-1].pressed = False
+        _deferrals[-1].handler(signal.SIGINT, sys._getframe(1))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputsError
+from ..errors import InputsError, listed
 from .held_state import HeldState
 from .interrupts import restored_after
 
@@ -40,7 +40,7 @@ def leaving_no_trace(model: nn.Module) -> AbstractContextManager[None]:
     lazy = [name for name, module in model.named_modules() if _is_uninitialised(module)]
     if lazy:
         raise InputsError(
-            f"the model cannot be run without changing it: {', '.join(lazy)} were never run "
+            f"the model cannot be run without changing it: {listed(lazy)} were never run "
             "and would take their shapes from the inputs: run the model once, then decompose it"
         )
     generators = _HeldGenerators(tensor.device for tensor in itertools.chain(model.parameters(), model.buffers()))

@@ -13,7 +13,7 @@ from torch import nn
 
 from .._report.units import name_of
 from ..backend import Backend, DeviceInfo, get_backend
-from ..errors import ConfigError, ConfigTypeError, DeviceError, InputsError
+from ..errors import ConfigError, ConfigTypeError, DeviceError, InputsError, quoted
 from .arguments import setting_error
 from .inputs import batch_size_of
 from .tensors import map_tensors
@@ -38,7 +38,7 @@ def backend_of(backend: str | Backend) -> Backend:
         return backend
     if isinstance(backend, str):
         return get_backend(backend)
-    raise ConfigTypeError(f"backend must be a name or a Backend, found {backend!r}")
+    raise ConfigTypeError(f"backend must be a name or a Backend, found {quoted(backend)}")
 
 
 def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info: DeviceInfo) -> list[torch.dtype]:
@@ -64,7 +64,7 @@ def checked_dtypes(dtypes: Sequence[torch.dtype] | None, model: nn.Module, info:
         dtypes = [next(floating, torch.float32)]
     are_types = isinstance(dtypes, Collection) and all(isinstance(dtype, torch.dtype) for dtype in dtypes)
     if not are_types or not dtypes:
-        raise setting_error(f"dtypes must be a list of torch.dtype, found {dtypes!r}", of_right_type=are_types)
+        raise setting_error(f"dtypes must be a list of torch.dtype, found {quoted(dtypes)}", of_right_type=are_types)
     for dtype in dtypes:
         if dtype not in info.dtypes:
             raise ConfigError(

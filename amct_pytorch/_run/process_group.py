@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import distributed
 
-from ..errors import ProcessFailed
+from ..errors import ProcessFailed, quoted
 from .arguments import setting_error
 
 Value = TypeVar("Value")
@@ -192,7 +192,8 @@ def _checked_patience(wanted: object) -> datetime.timedelta | None:
     is_time = isinstance(wanted, datetime.timedelta)
     if not is_time or cast(datetime.timedelta, wanted) <= datetime.timedelta():
         raise setting_error(
-            f"distributed must be True, False, or a datetime.timedelta above 0, found {wanted!r}", of_right_type=is_time
+            f"distributed must be True, False, or a datetime.timedelta above 0, found {quoted(wanted)}",
+            of_right_type=is_time,
         )
     return cast(datetime.timedelta, wanted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ..errors import ConfigTypeError, MissingExtra
+from ..errors import ConfigTypeError, MissingExtra, quoted
 
 ProgressFunction = Callable[[int, int, str], object]
 """A progress function, called with (steps done, total steps, name of the layer just done)."""
@@ -49,7 +49,9 @@ def reporting(progress: bool | ProgressFunction, task: str) -> Iterator[Progress
 
             yield advance
     else:
-        raise ConfigTypeError(f"progress must be True, False or a function of (done, total, name), found {progress!r}")
+        raise ConfigTypeError(
+            f"progress must be True, False or a function of (done, total, name), found {quoted(progress)}"
+        )
 
 
 class Steps:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from .interrupts import Switch, restored_after
+from .interrupts import Switch, interrupt_if_pressed, restored_after
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -82,6 +82,7 @@ def run_all(
     for index in alone:
         results[index] = function(items[index])
         done(index)
+        interrupt_if_pressed()
     if together:
         # The number that a worker sets becomes the default of later threads of the process: it is given back.
         number = Switch(torch.get_num_threads, torch.set_num_threads, threads)
@@ -95,6 +96,7 @@ def run_all(
                     index = futures[future]
                     results[index] = future.result()
                     done(index)
+                    interrupt_if_pressed()
             finally:
                 pool.shutdown(cancel_futures=True)
     return [results[index] for index in range(len(items))]

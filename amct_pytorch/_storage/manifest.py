@@ -1,7 +1,8 @@
 """The manifest of a checkpoint: size and SHA-256 of every file, by which damage is found before anything is loaded.
 
-It has a SHA-256 of its own too, under "sha256": of everything else in it, as JSON with sorted keys and no spaces. One
-of version 1 has none.
+It has a SHA-256 of its own too, under "sha256"; see `json_text.content_hash`. One of version 1, as earlier releases
+wrote it, has none, and nothing else that version 2 has. The hashes protect against damage: files that were cut off,
+changed or mixed up. They do not protect against malice: whoever can write to the folder can make them fit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointAccessError, CheckpointError, ConfigError, listed
+from ..errors import CheckpointAccessError, CheckpointError, ConfigError, listed, quoted, shown
+from .json_text import HASH, content_hash, is_version, parsed
 from .paths import access_errors
 from .reading import open_regular, read_small
 
@@ -57,7 +59,7 @@ def write_manifest(folder: Path, tied: Mapping[str, str], versions: Mapping[str,
     """
     files = {path.name: _fingerprint(path.read_bytes()) for path in sorted(folder.iterdir())}
     content = {"format": _FORMAT, "version": _VERSION, "versions": versions, "tied": tied, "files": files}
-    text = json.dumps({**content, "sha256": _hash_of(content)}, indent=2) + "\n"
+    text = json.dumps({**content, HASH: content_hash(content)}, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -75,30 +77,29 @@ def read_manifest(folder: Path) -> Manifest:
     with access_errors(folder, "read", CheckpointAccessError):
         if not os.path.lexists(path):
             what = "no directory" if not folder.is_dir() else f"a directory without {MANIFEST}"
-            raise CheckpointAccessError(f"{folder}: expected a checkpoint as save_decomposed writes it, found {what}")
+            raise CheckpointAccessError(
+                f"{shown(folder)}: expected a checkpoint as save_decomposed writes it, found {what}"
+            )
         text = read_small(path, "manifest", kind=CheckpointError, content=CheckpointError)
-    try:
-        found = json.loads(text)
-        content_hash = _hash_of(found) if isinstance(found, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is no valid JSON, perhaps half written: {error}") from error
+    found = parsed(text, f"{shown(path)}:", CheckpointError)
     if not isinstance(found, dict) or "files" not in found:
-        raise CheckpointError(f"{path}: expected an object with the key 'files', found another file")
+        raise CheckpointError(f"{shown(path)}: expected an object with the key 'files', found another file")
     if found.get("format") != _FORMAT:
-        raise CheckpointError(f"{path}: expected format {_FORMAT!r}, found {found.get('format')!r}")
+        raise CheckpointError(f"{shown(path)}: expected format {_FORMAT!r}, found {quoted(found.get('format'))}")
     version = found.get("version")
-    if type(version) is not int or version not in _KEYS:
+    if not is_version(version, _KEYS):
         expected = " or ".join(map(str, _KEYS))
         raise CheckpointError(
-            f"{path}: expected version {expected}, found {version!r}: it was written by another release"
+            f"{shown(path)}: expected version {expected}, found {quoted(version)}: it was written by another release"
         )
     if found.keys() != _KEYS[version]:
         odd = listed(sorted(found.keys() ^ _KEYS[version]))
         raise CheckpointError(
-            f"{path}: expected the keys {', '.join(sorted(_KEYS[version]))}; {odd} is missing or unknown: {_CHANGED}"
+            f"{shown(path)}: expected the keys {', '.join(sorted(_KEYS[version]))}; {odd} is missing or unknown: "
+            f"{_CHANGED}"
         )
     if version == _VERSION:
-        _check_same(path, "sha256", found["sha256"], content_hash)
+        _check_same(path, HASH, found[HASH], content_hash(found))
     return Manifest(_checked_files(path, found["files"]), _checked_tied(path, found["tied"]))
 
 
@@ -149,19 +150,20 @@ def check_replaceable(place: Path, known: Collection[str]) -> None:
     """
     with access_errors(place, "written", CheckpointAccessError):
         if place.exists() and not place.is_dir():
-            raise ConfigError(f"{place}: expected a directory or a new one, found a file")
+            raise ConfigError(f"{shown(place)}: expected a directory or a new one, found a file")
         names = sorted(path.name for path in place.iterdir()) if place.exists() else []
     strangers = [name for name in names if name not in {*known, MANIFEST}]
     if strangers or (names and MANIFEST not in names):
         raise ConfigError(
-            f"{place}: expected a new or empty directory or an earlier checkpoint, found {listed(strangers or names)}: "
+            f"{shown(place)}: expected a new or empty directory or an earlier checkpoint, found "
+            f"{listed(strangers or names)}: "
             "a checkpoint would replace all of it, so give it a directory of its own"
         )
 
 
 def _checked_files(path: Path, files: object) -> dict[str, dict[str, Any]]:
     if not isinstance(files, dict):
-        raise CheckpointError(f"{path}, files: expected an object, found {type(files).__name__}: {_CHANGED}")
+        raise CheckpointError(f"{shown(path)}, files: expected an object, found {type(files).__name__}: {_CHANGED}")
     for name, expected in files.items():
         if (
             not isinstance(expected, dict)
@@ -169,13 +171,15 @@ def _checked_files(path: Path, files: object) -> dict[str, dict[str, Any]]:
             or type(expected["bytes"]) is not int
             or not isinstance(expected["sha256"], str)
         ):
-            raise CheckpointError(f"{path}, files, {name!r}: expected bytes and sha256, found {expected!r}: {_CHANGED}")
+            raise CheckpointError(
+                f"{shown(path)}, files, {quoted(name)}: expected bytes and sha256, found {quoted(expected)}: {_CHANGED}"
+            )
     return files
 
 
 def _checked_tied(path: Path, tied: object) -> dict[str, str]:
     if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
-        raise CheckpointError(f"{path}, tied: expected names by name, found {tied!r}: {_CHANGED}")
+        raise CheckpointError(f"{shown(path)}, tied: expected names by name, found {quoted(tied)}: {_CHANGED}")
     return tied
 
 
@@ -184,7 +188,7 @@ def _read_verified_file(path: Path, expected: Mapping[str, Any]) -> bytes:
     try:
         file = open_regular(path, CheckpointError)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: is missing: the checkpoint is not complete") from None
+        raise CheckpointError(f"{shown(path)}: is missing: the checkpoint is not complete") from None
     with file:
         size = os.fstat(file.fileno()).st_size
         _check_same(path, "bytes", expected["bytes"], size)  # first, as it takes no time and says the most
@@ -196,14 +200,8 @@ def _read_verified_file(path: Path, expected: Mapping[str, Any]) -> bytes:
 
 def _check_same(path: Path, what: str, expected: object, found: object) -> None:
     if expected != found:
-        raise CheckpointError(f"{path}: expected {what} {expected}, found {found}: {_CHANGED}")
+        raise CheckpointError(f"{shown(path)}: expected {what} {shown(expected)}, found {found}: {_CHANGED}")
 
 
 def _fingerprint(content: bytes) -> dict[str, object]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _hash_of(content: Mapping[str, Any]) -> str:
-    """The hash of a manifest: of all that is in it but that hash itself."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

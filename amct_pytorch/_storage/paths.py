@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import AmctError, ConfigError, ConfigTypeError
+from ..errors import AmctError, ConfigError, ConfigTypeError, quoted, shown
 
 
 def resolved(path: object, called: str, kind: str) -> Path:
@@ -31,9 +31,9 @@ def resolved(path: object, called: str, kind: str) -> Path:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise ConfigTypeError(f"{called} must be the path of a {kind}, found {path!r}")
+        raise ConfigTypeError(f"{called} must be the path of a {kind}, found {quoted(path)}")
     if not text or "\0" in text:
-        raise ConfigError(f"{called} must be the path of a {kind}, found {path!r}")
+        raise ConfigError(f"{called} must be the path of a {kind}, found {quoted(path)}")
     return Path(os.path.realpath(text))
 
 
@@ -61,9 +61,11 @@ def file_to_read(
     place = resolved(path, called, "file")
     with access_errors(place, "read", error):
         if not place.exists():
-            raise missing(f"{place}: there is no such {what}")
+            raise missing(f"{shown(place)}: there is no such {what}")
         if not place.is_file():
-            raise error(f"{place}: expected a {what}, found {'a directory' if place.is_dir() else 'no regular file'}")
+            raise error(
+                f"{shown(place)}: expected a {what}, found {'a directory' if place.is_dir() else 'no regular file'}"
+            )
     return place
 
 
@@ -85,9 +87,9 @@ def file_to_write(path: str | os.PathLike[str], called: str, error: type[OSError
     place = resolved(path, called, "file")
     with access_errors(path, "written", error):
         if place.is_dir() or os.fspath(path).replace(os.sep, "/").rpartition("/")[2] in ("", ".", ".."):
-            raise error(f"{path}: expected the path of a file to write, found a directory")
+            raise error(f"{shown(path)}: expected the path of a file to write, found a directory")
         if place.exists() and not place.is_file():
-            raise error(f"{path}: expected a regular file or a new one, found something else")
+            raise error(f"{shown(path)}: expected a regular file or a new one, found something else")
         _check_room(place, path, error)
     return place
 
@@ -124,7 +126,7 @@ def _check_room(place: Path, path: object, error: type[OSError]) -> None:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise error(f"{path}: cannot be written: {folder} is not a writable folder")
+        raise error(f"{shown(path)}: cannot be written: {folder} is not a writable folder")
 
 
 @contextlib.contextmanager
@@ -147,4 +149,4 @@ def access_errors(place: object, what: str, error: type[OSError]) -> Iterator[No
     except OSError as failure:
         if isinstance(failure, AmctError):
             raise
-        raise error(f"{place}: cannot be {what}: {failure}") from failure
+        raise error(f"{shown(place)}: cannot be {what}: {failure}") from failure

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import shown
 from .paths import access_errors, file_to_read
 
 _LARGEST = 64 * 2**20
@@ -75,7 +76,7 @@ def read_small(path: Path, what: str, *, kind: type[Exception], content: type[Va
     with open_regular(path, kind) as file:
         size = os.fstat(file.fileno()).st_size
         if size > _LARGEST:
-            raise content(f"{path}: expected a {what} of {_LARGEST} bytes at most, found {size}")
+            raise content(f"{shown(path)}: expected a {what} of {_LARGEST} bytes at most, found {size}")
         # The kernel gives the size of files of its own as 0, and None where one has nothing to read yet.
         return file.read(_LARGEST) or b""
 
@@ -123,10 +124,10 @@ def decoded(text: bytes, path: Path, error: type[ValueError]) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
-        raise error(f"{path}: expected UTF-8 text: {failure}") from failure
+        raise error(f"{shown(path)}: expected UTF-8 text: {failure}") from failure
 
 
 def _check_regular(path: Path, status: os.stat_result, error: type[Exception]) -> None:
     if not stat.S_ISREG(status.st_mode):
         found = next((words for is_such, words in _KINDS if is_such(status.st_mode)), "a device")
-        raise error(f"{path}: expected a regular file, found {found}: put the file itself there")
+        raise error(f"{shown(path)}: expected a regular file, found {found}: put the file itself there")

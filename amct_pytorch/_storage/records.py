@@ -8,6 +8,8 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+from ..errors import quoted, shown
+
 Record = TypeVar("Record")
 
 
@@ -47,10 +49,10 @@ def from_plain(
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind) if field.name not in given]  # type: ignore[arg-type]
     if not isinstance(value, dict):
-        raise error(f"{where}: expected an object, found {_short(value)}")
+        raise error(f"{where}: expected an object, found {quoted(value)}")
     if set(value) != set(names):
         odd = sorted(set(names) ^ set(map(str, value)))
-        raise error(f"{where}: expected the keys {', '.join(names)}; {', '.join(odd)} is missing or unknown")
+        raise error(f"{where}: expected the keys {', '.join(names)}; {shown(', '.join(odd))} is missing or unknown")
     fields = {name: _checked(hints[name], value[name], f"{where}, {name}", error) for name in names}
     return kind(**fields, **given)
 
@@ -73,7 +75,7 @@ def _checked(hint: Any, value: Any, where: str, error: type[ValueError]) -> Any:
         return _checked((fitting or choices)[0], value, where, error)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise error(f"{where}: expected a list, found {_short(value)}")
+            raise error(f"{where}: expected a list, found {quoted(value)}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
             raise error(f"{where}: expected {len(kinds)} values, found {len(value)}")
@@ -82,14 +84,9 @@ def _checked(hint: Any, value: Any, where: str, error: type[ValueError]) -> Any:
         return from_plain(typing.cast(type, hint), value, where, error)
     right = isinstance(value, int | float) if hint is float else isinstance(value, hint)
     if not right or (isinstance(value, bool) and hint is not bool):
-        raise error(f"{where}: expected {_WORDS.get(hint, hint)}, found {_short(value)}")
+        raise error(f"{where}: expected {_WORDS.get(hint, hint)}, found {quoted(value)}")
     return value
 
 
 # JSON types in messages.
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, listed
+from ..errors import CheckpointError, listed, quoted, shown
 
 
 def load_whole(model: nn.Module, weights: Mapping[str, Any], place: Path) -> None:
@@ -36,7 +36,7 @@ def load_whole(model: nn.Module, weights: Mapping[str, Any], place: Path) -> Non
             model.load_state_dict(weights)
     except Exception as error:  # of whatever type, from hooks and set_extra_state of the user's
         raise CheckpointError(
-            f"{place}: the model does not take the weights ({type(error).__name__}): {error}"
+            f"{shown(place)}: the model does not take the weights ({type(error).__name__}): {error}"
         ) from error
 
 
@@ -53,12 +53,14 @@ def _check_fits(model: nn.Module, weights: Mapping[str, Any], place: Path) -> No
     for whose, names in only.items():
         if names:
             raise CheckpointError(
-                f"{place}: only the {whose} has {listed(sorted(names))}: is this the checkpoint of another model?"
+                f"{shown(place)}: only the {whose} has {listed(sorted(names))}: is this the checkpoint of another "
+                "model?"
             )
     for name, value in expected.items():
         if _kind(value) != _kind(weights[name]):
             raise CheckpointError(
-                f"{place}: {name!r}: expected {_kind(value)} as in the model, found {_kind(weights[name])}: load it "
+                f"{shown(place)}: {quoted(name)}: expected {_kind(value)} as in the model, found "
+                f"{_kind(weights[name])}: load it "
                 "into a model of the same configuration and dtype"
             )
 

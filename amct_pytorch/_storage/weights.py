@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import torch
 from torch.utils._pytree import tree_map_only
 
-from ..errors import ConfigError, MissingExtra, listed
+from ..errors import ConfigError, MissingExtra, listed, quoted, shown
 
 SAFETENSORS, TORCH = ".safetensors", ".pt"
 """Suffixes of the two formats."""
@@ -94,13 +97,19 @@ def load_tensors(content: bytes, path: Path, tied: Mapping[str, str], error: typ
         stored = load_content(BytesIO(content), path, error)
     for name in stored:
         if not isinstance(name, str):
-            raise error(f"{path}: expected tensors by name, found the name {name!r}: it is another kind of file")
+            raise error(
+                f"{shown(path)}: expected tensors by name, found the name {quoted(name)}: it is another kind of file"
+            )
     for name, first in tied.items():
         if name in stored:
-            raise error(f"{path}: {name!r} is tied to {first!r}, but the file holds it too: save the checkpoint again")
+            raise error(
+                f"{shown(path)}: {quoted(name)} is tied to {quoted(first)}, but the file holds it too: save the "
+                "checkpoint again"
+            )
         if first not in stored:
             raise error(
-                f"{path}: {name!r} is tied to {first!r}, which the file does not hold: save the checkpoint again"
+                f"{shown(path)}: {quoted(name)} is tied to {quoted(first)}, which the file does not hold: save the "
+                "checkpoint again"
             )
     return {**stored, **{name: stored[first] for name, first in tied.items()}}
 
@@ -154,27 +163,78 @@ def load_content(file: BinaryIO, path: Path, error: type[ValueError]) -> dict[st
         The class of error to raise if the file has other content.
     """
     try:
+        _check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as failure:  # of whatever type, where a file is of another kind
         # Not with torch's own message, which advises to run the code of the file.
         raise error(
-            f"{path}: cannot be loaded ({type(failure).__name__}): it is damaged, another kind of file, or holds more "
+            f"{shown(path)}: cannot be loaded ({type(failure).__name__}): it is damaged, another kind of file, or "
+            "holds more "
             "than tensors, numbers, strings, and lists and dicts of them"
         ) from failure
     if not isinstance(content, dict):
-        raise error(f"{path}: expected a dict, found {type(content).__name__}")
+        raise error(f"{shown(path)}: expected a dict, found {type(content).__name__}")
     return content
+
+
+def is_whole_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether a value from a file is a plain tensor that has each of its values in the file.
+
+    A view that repeats its values, one without any, or a sparse one can declare 10¹² of them in a few bytes.
+    """
+    return (
+        type(value) is torch.Tensor
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and not value.is_meta
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
+
+
+def tensor_hash(tensor: torch.Tensor) -> str:
+    """The SHA-256 of a tensor's type, shape and values.
+
+    Parameters
+    ----------
+    tensor
+        See `is_whole_tensor`; on any device.
+    """
+    digest = hashlib.sha256(repr((tensor.dtype, tuple(tensor.shape))).encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Check that a file is an archive as torch writes it, which takes no more memory than it has bytes.
+
+    Raises
+    ------
+    ValueError, zipfile.BadZipFile
+        It is none, its records are compressed or overlap, or its pickle makes an object of any size.
+    """
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError("expected records that are not compressed")
+        if sum(record.file_size for record in records) > size:
+            raise ValueError("expected records that do not overlap")
+        for record in records:
+            # Of the functions that the format allows the only one that fills memory by a number.
+            if record.filename.endswith("data.pkl") and b"\nbytearray\n" in archive.read(record):
+                raise ValueError("expected no bytearray")
+    file.seek(0)
 
 
 def _load_safetensors(content: bytes, path: Path, error: type[ValueError]) -> dict[str, Any]:
     try:
         from safetensors.torch import load
     except ImportError as failure:
-        raise MissingExtra(f"{path} needs safetensors: pip install 'amct_pytorch[safetensors]'") from failure
+        raise MissingExtra(f"{shown(path)} needs safetensors: pip install 'amct_pytorch[safetensors]'") from failure
     try:
         return dict(load(content))
     except Exception as failure:  # of whatever type, where a file is of another kind
-        raise error(f"{path}: cannot be loaded ({type(failure).__name__}): {failure}") from failure
+        raise error(f"{shown(path)}: cannot be loaded ({type(failure).__name__}): {failure}") from failure
 
 
 def _with_own_storage(value: torch.Tensor, storages: set[int]) -> torch.Tensor:

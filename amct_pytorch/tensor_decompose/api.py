@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import nn
 
+from .._run.interrupts import interrupts_deferred
 from .._run.process_group import ProcessGroup, joined_processes
 from .._run.progress import ProgressFunction, reporting
 from .._run.turns import one_at_a_time
@@ -21,6 +22,8 @@ from ..errors import (
     InfoFileError,
     InfoFileNotFound,
     LayerError,
+    quoted,
+    shown,
     warn_user,
 )
 from .calibration.data import Calibration
@@ -84,7 +87,7 @@ def auto_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model, file and random generators are as they were.
     """
-    with one_at_a_time(), joined_processes(distributed) as processes:
+    with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(distributed) as processes:
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
@@ -141,7 +144,7 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
-    with one_at_a_time(), joined_processes(distributed) as processes:
+    with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(distributed) as processes:
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
         _check_alike(processes, "plan_decomposition", budget, calibration, example_inputs)
@@ -157,7 +160,7 @@ def _check_settings(config: object, budget: object, calibration: object, example
         One is not, or they do not.
     """
     if config is not None and not isinstance(config, DecompositionConfig):
-        raise ConfigTypeError(f"config must be a DecompositionConfig, found {config!r}")
+        raise ConfigTypeError(f"config must be a DecompositionConfig, found {quoted(config)}")
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ConfigTypeError(
             f"calibration must be a Calibration, found {type(calibration).__name__}: Calibration(batches)"
@@ -165,7 +168,7 @@ def _check_settings(config: object, budget: object, calibration: object, example
     if budget is None:
         return
     if not isinstance(budget, Budget):
-        raise ConfigTypeError(f"budget must be a Budget, found {budget!r}: Budget(macs=0.5)")
+        raise ConfigTypeError(f"budget must be a Budget, found {quoted(budget)}: Budget(macs=0.5)")
     if budget.macs is not None and example_inputs is None:
         raise ConfigError(f"budget: {budget} needs example_inputs, on which MACs are counted")
     if config is not None and config.gives_ranks:
@@ -192,7 +195,7 @@ def _check_alike(
     """
     fitted = "None"
     if isinstance(calibration, Calibration):
-        fitted = f"mode={calibration.mode!r}, add_bias={calibration.add_bias}, memory={calibration.memory}"
+        fitted = f"mode={quoted(calibration.mode)}, add_bias={calibration.add_bias}, memory={calibration.memory}"
     own = {
         "the function called": function,
         "budget": str(budget),
@@ -270,7 +273,7 @@ def decompose_network(
         missing=InfoFileNotFound,
         content=InfoFileError,
     )
-    with rebuilding(model, text, decompose_info_path) as result:
+    with interrupts_deferred(), rebuilding(model, text, decompose_info_path) as result:
         return result
 
 
@@ -285,7 +288,7 @@ def rebuilding(
             entries = parse(content, _geometry(found))
             replacements = rebuilt(entries, found.layers, found.chains, slots(model))
         except InfoFileError as error:
-            raise InfoFileError(f"{os.fspath(decompose_info_path)}: {error}") from error
+            raise InfoFileError(f"{shown(os.fspath(decompose_info_path))}: {error}") from error
         for text in untied(replacements, found.layers):
             warn_user(text)
         with replaced(model, replacements) as result:

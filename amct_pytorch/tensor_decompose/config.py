@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .._run.arguments import check_choice, check_flag, check_whole
-from ..errors import ConfigError, ConfigTypeError
+from ..errors import ConfigError, ConfigTypeError, quoted
 from .name_rules import check_patterns, find_rule
 from .ranks.policies import EvbmfRank, FixedRank, RankPolicy
 
@@ -55,16 +55,16 @@ class DecompositionConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
-            raise ConfigTypeError(f"method must be a name, found {self.method!r}")
+            raise ConfigTypeError(f"method must be a name, found {quoted(self.method)}")
         check_choice("rule", self.rule, ("amct", "any"))
         if not isinstance(self.rank, RankPolicy) or isinstance(self.rank, type):
             raise ConfigTypeError(
-                f"rank must be a rank policy such as EvbmfRank() or RatioRank(0.25), found {self.rank!r}"
+                f"rank must be a rank policy such as EvbmfRank() or RatioRank(0.25), found {quoted(self.rank)}"
             )
         check_whole("rank_multiple", self.rank_multiple)
         check_flag("require_gain", self.require_gain)
         if not isinstance(self.layers, Mapping):
-            raise ConfigTypeError(f"layers must map names to rules, found {self.layers!r}")
+            raise ConfigTypeError(f"layers must map names to rules, found {quoted(self.layers)}")
         check_patterns("layers", self.layers)
         for name, rule in self.layers.items():
             if rule is not False:
@@ -82,7 +82,7 @@ class DecompositionConfig:
         key = find_rule(self.layers, names)
         rule = {} if key is None else self.layers[key]
         if rule is False:
-            return f"left out by the rule {key!r}"
+            return f"left out by the rule {quoted(key)}"
         settings = self._with_rule(key, rule)
         policy = settings.rank.for_layer(names)
         return policy if isinstance(policy, str) else dataclasses.replace(settings, rank=policy)
@@ -119,9 +119,10 @@ class DecompositionConfig:
         allowed = ("method", "rule", "rank", "rank_multiple", "require_gain")
         if not isinstance(rule, Mapping) or not set(rule) <= set(allowed):
             raise ConfigError(
-                f"layers[{name!r}] must be False or a mapping with some of {', '.join(allowed)}, found {rule!r}"
+                f"layers[{quoted(name)}] must be False or a mapping with some of {', '.join(allowed)}, found "
+                f"{quoted(rule)}"
             )
         try:
             return dataclasses.replace(self, layers={}, **rule)
         except ConfigError as error:
-            raise type(error)(f"layers[{name!r}]: {error}") from None
+            raise type(error)(f"layers[{quoted(name)}]: {error}") from None

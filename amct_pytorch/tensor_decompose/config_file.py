@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._storage.atomic import write_file
+from .._storage.json_text import is_version, parsed
 from .._storage.paths import file_to_write
 from .._storage.reading import read_text
-from ..errors import ConfigError, PlanFileAccessError, PlanFileError
+from ..errors import ConfigError, PlanFileAccessError, PlanFileError, quoted, shown
 from .config import DecompositionConfig
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RankPolicy, RatioRank
 
@@ -66,21 +67,19 @@ def load_config(path: str | os.PathLike[str]) -> DecompositionConfig:
         missing=PlanFileAccessError,
         content=PlanFileError,
     )
-    where = os.fspath(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PlanFileError(f"{where}: is no valid JSON, perhaps half written: {error}") from error
+    where = shown(os.fspath(path))
+    content = parsed(text, f"{where}:", PlanFileError)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise PlanFileError(f"{where}: expected settings as save_config writes them, found another file")
-    if content.get("version") != _VERSION:
+    if not is_version(content.get("version"), [_VERSION]):
         raise PlanFileError(
-            f"{where}: expected version {_VERSION}, found {content.get('version')!r}: it was written by another release"
+            f"{where}: expected version {_VERSION}, found {quoted(content.get('version'))}: it was written by "
+            "another release"
         )
     settings = {key: value for key, value in content.items() if key not in ("format", "version")}
     known = {field.name for field in dataclasses.fields(DecompositionConfig)}
     if not set(settings) <= known:
-        unknown = ", ".join(sorted(set(settings) - known))
+        unknown = shown(", ".join(sorted(set(settings) - known)))
         raise PlanFileError(f"{where}: expected settings among {', '.join(sorted(known))}, found {unknown}")
     try:
         layers = settings.pop("layers", {})
@@ -98,7 +97,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _plain_policy(policy: RankPolicy) -> dict[str, Any]:
     if type(policy) not in _POLICIES.values():
         raise ConfigError(
-            f"rank policy {policy!r}: expected one of {', '.join(_POLICIES)}, as a file holds no code of your own"
+            f"rank policy {quoted(policy)}: expected one of {', '.join(_POLICIES)}, as a file holds no code of your own"
         )
     return {"policy": type(policy).__name__, **dataclasses.asdict(policy)}  # type: ignore[call-overload]  # they are
 
@@ -108,10 +107,10 @@ def _with_policy(settings: Any) -> Any:
     if not isinstance(settings, Mapping) or "rank" not in settings:
         return settings
     plain = settings["rank"]
-    if not isinstance(plain, Mapping) or plain.get("policy") not in _POLICIES:
-        raise ConfigError(f"rank: expected an object with a policy among {', '.join(_POLICIES)}, found {plain!r}")
+    if not isinstance(plain, Mapping) or plain.get("policy") not in list(_POLICIES):
+        raise ConfigError(f"rank: expected an object with a policy among {', '.join(_POLICIES)}, found {quoted(plain)}")
     kind = _POLICIES[plain["policy"]]
     arguments = {key: value for key, value in plain.items() if key != "policy"}
     if set(arguments) != {field.name for field in dataclasses.fields(kind)}:
-        raise ConfigError(f"rank: expected the settings of {kind.__name__}, found {plain!r}")
+        raise ConfigError(f"rank: expected the settings of {kind.__name__}, found {quoted(plain)}")
     return {**settings, "rank": kind(**arguments)}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from ..errors import ConfigError
+from ..errors import ConfigError, listed, quoted, similar
 
 PATTERN = "re:"
 """Prefix of a rule's key that is a regular expression, searched for in layer names."""
@@ -51,12 +50,12 @@ def check_patterns(setting: str, rules: Mapping[str, object]) -> None:
     """
     for key in rules:
         if not isinstance(key, str):
-            raise ConfigError(f"{setting}: a key must be a layer's name or a pattern, found {key!r}")
+            raise ConfigError(f"{setting}: a key must be a layer's name or a pattern, found {quoted(key)}")
         if key.startswith(PATTERN):
             try:
                 re.compile(key.removeprefix(PATTERN))
             except re.error as error:
-                raise ConfigError(f"{setting}: {key!r} is no regular expression: {error}") from None
+                raise ConfigError(f"{setting}: {quoted(key)} is no regular expression: {error}") from None
 
 
 def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str], kinds: str) -> list[str]:
@@ -86,11 +85,11 @@ def check_keys_name_layers(keys: Iterable[tuple[str, str]], layers: Iterable[str
     for setting, key in keys:
         if key.startswith(PATTERN):
             if not any(re.search(key.removeprefix(PATTERN), name) for name in known):
-                idle.append(f"{setting}: the pattern {key!r} matches no {kinds} of the model")
+                idle.append(f"{setting}: the pattern {quoted(key)} matches no {kinds} of the model")
         elif key not in known:
-            close = difflib.get_close_matches(key, known, n=3)
-            hint = f"did you mean {', '.join(map(repr, close))}?" if close else ""
+            close = similar(key, known)
+            hint = f"did you mean {listed(close)}?" if close else ""
             if any(name.startswith(f"{key}.") for name in known):
                 hint = f"for all {kinds} inside that module, use {f're:^{re.escape(key)}[.]'!r}"
-            raise ConfigError(f"{setting}: the model has no {kinds} named {key!r}; {hint}".rstrip("; "))
+            raise ConfigError(f"{setting}: the model has no {kinds} named {quoted(key)}; {hint}".rstrip("; "))
     return idle

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from ..._run.arguments import check_choice, check_flag, check_whole
-from ...errors import ConfigError, ConfigTypeError
+from ...errors import ConfigError, ConfigTypeError, quoted
 
 Mode = Literal["whiten", "refit", "reconstruct"]
 
@@ -90,7 +90,9 @@ class Calibration:
                 f"Calibration: batches must be an iterable of inputs, found {type(self.batches).__name__}"
             )
         if self.forward is not None and not callable(self.forward):
-            raise ConfigTypeError(f"Calibration: forward must be a function of (model, batch), found {self.forward!r}")
+            raise ConfigTypeError(
+                f"Calibration: forward must be a function of (model, batch), found {quoted(self.forward)}"
+            )
         if self.max_batches is not None:
             check_whole("Calibration: max_batches", self.max_batches)
         check_whole("Calibration: memory", self.memory, least=0)

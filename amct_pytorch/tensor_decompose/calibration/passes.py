@@ -11,7 +11,7 @@ from ..._run.intercept import Forward, acting
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.tensors import is_finite
-from ...errors import LayerError, warn_user
+from ...errors import LayerError, listed, quoted, warn_user
 from ..methods.factoring import Factoring
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
@@ -74,7 +74,7 @@ def fit_to_data(
     for group, numbers in zip(groups, biases, strict=True):
         for layer, module, number in zip(group.layers, group.modules, numbers, strict=True):
             if number is not None and not is_finite(bias_of(module)):
-                raise LayerError(f"layer {layer.names[0]!r}: expected a finite bias, found NaN or infinity in it")
+                raise LayerError(f"layer {quoted(layer.names[0])}: expected a finite bias, found NaN or infinity in it")
     factoring.choose_before_data(_unaffordable(groups, factoring.open_methods, runs.calibration.memory))
     fitting = _LayerAfterLayer if runs.calibration.mode == "reconstruct" else _AllAtOnce
     fitted = fitting(runs, factoring, biases, report, processes).fit()
@@ -321,7 +321,7 @@ def _warn(groups: Sequence[WeightGroup], fitted: Mapping[int, Fitted]) -> None:
     idle = [groups[index].name for index, one in sorted(fitted.items()) if one.fit.mode == "plain"]
     if idle:
         which = "which is kept" if len(idle) == 1 else "which are kept"
-        warn_user(f"the calibration batches never reach {', '.join(map(repr, idle))}, {which}")
+        warn_user(f"the calibration batches never reach {listed(idle)}, {which}")
     few = {
         groups[index].name: one.fit.samples / one.fit.unknowns
         for index, one in sorted(fitted.items())
@@ -331,7 +331,7 @@ def _warn(groups: Sequence[WeightGroup], fitted: Mapping[int, Fitted]) -> None:
         name = min(few, key=few.__getitem__)
         needed = max(2, round(0.5 + _FEW_SAMPLES / few[name]))
         warn_user(
-            f"too few calibration data for {', '.join(map(repr, few))}: {few[name]:.2g} samples an unknown in "
-            f"{name!r}, where {_FEW_SAMPLES} are the least to rely on: give {needed} times as many inputs, "
+            f"too few calibration data for {listed(few)}: {few[name]:.2g} samples an unknown in "
+            f"{quoted(name)}, where {_FEW_SAMPLES} are the least to rely on: give {needed} times as many inputs, "
             "or choose lower ranks"
         )

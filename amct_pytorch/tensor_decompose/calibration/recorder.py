@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..._report.units import name_of
 from ..._run.tensors import is_finite, widened
-from ...errors import InputsError
+from ...errors import InputsError, quoted
 from ..model.spec import LayerModule, LayerSpec, Positions, responses_at
 from .moments import MomentSums
 from .positions import halves_of, sample_positions
@@ -127,13 +127,14 @@ class LayerRecorder:
         """The response as the layer gives it, then input and response with one batch axis."""
         if not is_finite(inputs):
             raise InputsError(
-                f"layer {self.name!r}: its input on calibration batch {self._batch} holds NaN or infinity: "
+                f"layer {quoted(self.name)}: its input on calibration batch {self._batch} holds NaN or infinity: "
                 "nothing can be fitted to that; look at the batch, or at the layers before"
             )
         response: Tensor = cast(Any, type(self.module)).forward(self.module, inputs)
         if not is_finite(response):
             raise InputsError(
-                f"layer {self.name!r}: its response on calibration batch {self._batch} holds NaN or infinity, from a "
+                f"layer {quoted(self.name)}: its response on calibration batch {self._batch} holds NaN or infinity, "
+                "from a "
                 f"weight or bias that is not finite, or from values that {name_of(response.dtype)} cannot hold: "
                 "nothing can be fitted to that; look at the batch, or run the model in a wider type"
             )

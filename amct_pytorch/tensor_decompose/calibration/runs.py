@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..._run.inputs import batch_size_of, call_with, described, tensors_of
+from ..._run.interrupts import interrupt_if_pressed
 from ..._run.isolation import leaving_no_trace
 from ..._run.tensors import checksum, map_tensors
 from ...errors import AmctError, InputsError
@@ -137,6 +138,7 @@ class Runs:
             )
 
     def _forward(self, index: int, batch: Any) -> object:
+        interrupt_if_pressed()
         # The model may work in place, and the batch be used again.
         batch = map_tensors(Tensor.clone, batch)
         try:

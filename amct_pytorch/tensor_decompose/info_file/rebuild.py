@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ...errors import InfoFileError
+from ...errors import InfoFileError, listed, quoted
 from ..model.chain import DecomposedLayer
 from ..model.layers import Layer, Slot
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like
@@ -74,7 +74,7 @@ def untied(replacements: Sequence[Replacement], layers: Sequence[Layer]) -> list
     """What the user should know of layers and weights that a file splits in some of their places only."""
     names_of = {layer.module: layer.names for layer in layers}
     sentences = [
-        f"the layer {item.names[0]!r} is also {', '.join(map(repr, others))}, which the file does not name: "
+        f"the layer {quoted(item.names[0])} is also {listed(others)}, which the file does not name: "
         "it stays as it was there, and is a separate layer from now on"
         for item in replacements
         if (others := [name for name in names_of[item.layer] if name not in item.names])
@@ -90,7 +90,7 @@ def untied(replacements: Sequence[Replacement], layers: Sequence[Layer]) -> list
         ]
         if apart:
             sentences.append(
-                f"the layer {item.names[0]!r} shares its weight with {', '.join(map(repr, apart))}, which the file "
+                f"the layer {quoted(item.names[0])} shares its weight with {listed(apart)}, which the file "
                 "does not split alike: their weights are apart from now on"
             )
     return sentences
@@ -101,7 +101,8 @@ def _check_alike(entries: Sequence[Entry]) -> None:
     for entry in entries[1:]:
         if entry.split != first.split:
             raise InfoFileError(
-                f"{first.name!r} and {entry.name!r} are one layer of the model: expected both to be split alike, "
+                f"{quoted(first.name)} and {quoted(entry.name)} are one layer of the model: expected both to be split "
+                "alike, "
                 f"found {_described(first.split)} and {_described(entry.split)}"
             )
 
@@ -111,7 +112,8 @@ def _check_same(entry: Entry, chain: DecomposedLayer) -> None:
     if found != entry.split:
         described = "a chain that was changed" if found is None else _described(found)
         raise InfoFileError(
-            f"{entry.name!r} is decomposed already, and not as the file says: expected {_described(entry.split)}, "
+            f"{quoted(entry.name)} is decomposed already, and not as the file says: expected "
+            f"{_described(entry.split)}, "
             f"found {described}: begin with the model before decomposition"
         )
 

@@ -20,13 +20,13 @@ layer has its features alone::
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ...errors import ConfigError, InfoFileError, LayerError
+from ..._storage.json_text import parsed
+from ...errors import ConfigError, InfoFileError, LayerError, listed, quoted, similar
 from ..methods import get_method
 from ..methods.weight_group import split_of
 from ..model.chain import DecomposedLayer
@@ -86,14 +86,14 @@ def parse(text: str, layers: Mapping[str, LayerSpec | str]) -> list[Entry]:
     LayerError
         It names a layer that cannot be taken apart.
     """
-    document = _load_json(text)
+    document = parsed(text, "the file", InfoFileError)
     if not isinstance(document, list):
         _fail("the file", "a list with an entry for each decomposed layer", document)
     entries = [_parse_entry(item, f"entry {index}", layers) for index, item in enumerate(document)]
     seen: set[str] = set()
     for index, entry in enumerate(entries):
         if entry.name in seen:
-            raise InfoFileError(f"entry {index}: the layer {entry.name!r} has an entry already: keep one of them")
+            raise InfoFileError(f"entry {index}: the layer {quoted(entry.name)} has an entry already: keep one of them")
         seen.add(entry.name)
     return entries
 
@@ -111,7 +111,7 @@ def entries_of_chains(chains: Mapping[str, DecomposedLayer]) -> list[Entry]:
         split = chain.split_as_it_is()
         if split is None:
             raise LayerError(
-                f"layer {name!r}: expected a chain of layers as a decomposition method makes it, found {chain}: "
+                f"layer {quoted(name)}: expected a chain of layers as a decomposition method makes it, found {chain}: "
                 "the information file cannot describe it"
             )
         entries.append(Entry(name, split))
@@ -151,27 +151,6 @@ def _geometry(layer: LayerSpec) -> dict[str, int | list[int]]:
     }
 
 
-def _load_json(text: str) -> object:
-    def reject_constant(name: str) -> NoReturn:
-        raise InfoFileError(f"the file holds {name}, which is no JSON number")
-
-    def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise InfoFileError(f"the file gives the key {twice!r} twice in one object")
-        return mapping
-
-    try:
-        return json.loads(text, parse_constant=reject_constant, object_pairs_hook=without_duplicates)
-    except InfoFileError:
-        raise
-    except (ValueError, RecursionError) as error:
-        # Also numbers of thousands of digits, and brackets nested thousands deep.
-        raise InfoFileError(f"the file is no valid JSON, perhaps half written: {error}") from error
-
-
 def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]) -> Entry:
     if not isinstance(item, dict):
         _fail(where, "an object", item)
@@ -180,17 +159,17 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
         _fail(f"{where}, version", f"1 to {VERSION} (or none), the newest that this release reads", version)
     info = _field(item, "ori_layer_info", where, dict, "an object")
     name = _field(info, "name", f"{where}, ori_layer_info", str, "a string")
-    where = f"{where} ({name!r})"
+    where = f"{where} ({quoted(name)})"
     kind = _field({"layer": _REFERENCE_KIND, **item}, "layer", where, str, "a string")
     if kind not in _KINDS:
         _fail(f"{where}, layer", f"one of {', '.join(_KINDS)}", kind)
     if name not in layers:
-        close = difflib.get_close_matches(name, layers, n=3)
-        hint = f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
+        close = similar(name, layers)
+        hint = f" (did you mean {listed(close)}?)" if close else ""
         raise InfoFileError(f"{where}: the model has no {kind} of that name{hint}: is this the file of another model?")
     layer = layers[name]
     if isinstance(layer, str):
-        raise LayerError(f"layer {name!r} cannot be decomposed as the file says: {layer}")
+        raise LayerError(f"layer {quoted(name)} cannot be decomposed as the file says: {layer}")
     if kind != layer.kind:
         raise InfoFileError(
             f"{where}: the model has no {kind} of that name, but a {layer.kind}: is this the file of another model?"
@@ -198,7 +177,7 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
     for key, own in _geometry(layer).items():
         found = _field(info, key, f"{where}, ori_layer_info", object, "")
         if not _is_same(found, own):
-            _fail(f"{where}, ori_layer_info, {key}", f"{own!r} as in the model", found)
+            _fail(f"{where}, ori_layer_info, {key}", f"{quoted(own)} as in the model", found)
     try:
         method = get_method(_field({"method": _REFERENCE_METHOD, **item}, "method", where, str, "a name"))
     except ConfigError as error:
@@ -208,7 +187,7 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
         raise InfoFileError(f"{where}: the model's layer cannot be decomposed: {impossible}")
     mode = _field(item, "mode", where, str, "a string")
     if mode != method.mode(layer):
-        _fail(f"{where}, mode", f"{method.mode(layer)!r} for this geometry", mode)
+        _fail(f"{where}, mode", f"{quoted(method.mode(layer))} for this geometry", mode)
     added_bias = _field({"added_bias": False, **item}, "added_bias", where, bool, "true or false")
     if added_bias and layer.bias:
         _fail(f"{where}, added_bias", "false, as the model's layer has a bias of its own", added_bias)
@@ -218,6 +197,8 @@ def _parse_entry(item: object, where: str, layers: Mapping[str, LayerSpec | str]
         expected = f"a rank of {full[0]}" if len(full) == 1 else f"ranks of {list(full)}"
         _fail(f"{where}, decom_nodes", f"{expected} at most", ranks[0] if len(ranks) == 1 else list(ranks))
     entry = Entry(name, split_of(method, layer, ranks, added_bias=added_bias))
+    if version < entry.version:
+        _fail(f"{where}, version", f"{entry.version} of an entry with this method and added_bias", version)
     for node, stage, shape in zip(method.stage_names, entry.split.stages, shapes, strict=True):
         if shape != stage.weight_shape:
             _fail(f"{where}, decom_nodes, {node}, weight_shape", repr(list(stage.weight_shape)), list(shape))
@@ -247,7 +228,7 @@ _COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 def _field(mapping: Mapping[str, Any], key: str, where: str, kind: type, expected: str) -> Any:
     if key not in mapping:
-        raise InfoFileError(f"{where}: the key {key!r} is missing")
+        raise InfoFileError(f"{where}: the key {quoted(key)} is missing")
     value = mapping[key]
     if not isinstance(value, kind):
         _fail(f"{where}, {key}", expected, value)
@@ -264,6 +245,4 @@ def _is_same(found: object, expected: object) -> bool:
 
 
 def _fail(where: str, expected: str, found: object) -> NoReturn:
-    shown = repr(found)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-    raise InfoFileError(f"{where}: expected {expected}, found {shown}")
+    raise InfoFileError(f"{where}: expected {expected}, found {quoted(found)}")

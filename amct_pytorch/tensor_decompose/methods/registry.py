@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.metadata import EntryPoint, entry_points
 
-from ...errors import ConfigError, ConfigTypeError
+from ...errors import ConfigError, ConfigTypeError, listed, quoted, similar
 from .base import Method
 from .channel import Channel
 from .separable import Separable
@@ -45,13 +44,13 @@ def get_method(name: str) -> Method:
         points = {point.value: point for point in entry_points(group=GROUP) if point.name == name}
         if not points:
             names = method_names()
-            close = difflib.get_close_matches(name, [*names, *([AUTO] if name != AUTO else [])], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(map(repr, names))}"
-            raise ConfigError(f"method: no decomposition method is named {name!r}; {hint}")
+            close = similar(name, [*names, *([AUTO] if name != AUTO else [])])
+            hint = f"did you mean {quoted(close[0])}?" if close else f"there is {listed(names)}"
+            raise ConfigError(f"method: no decomposition method is named {quoted(name)}; {hint}")
         if len(points) > 1:
             raise ConfigError(
-                f"method: {name!r} is installed {len(points)} times, as {' and '.join(map(_origin, points.values()))}: "
-                "uninstall all but one"
+                f"method: {quoted(name)} is installed {len(points)} times, as "
+                f"{' and '.join(map(_origin, points.values()))}: uninstall all but one"
             )
         (point,) = points.values()
         _METHODS.setdefault(name, _loaded(point))
@@ -81,12 +80,14 @@ def register_method(method: Method) -> None:
         It is no such object, or another method has its name.
     """
     if not isinstance(method, Method):
-        raise ConfigTypeError(f"expected an object of a subclass of Method, found {method!r}")
+        raise ConfigTypeError(f"expected an object of a subclass of Method, found {quoted(method)}")
     if method.name == AUTO:
         raise ConfigError(f"method {AUTO!r} stands for the choice among methods: choose another name")
     known = _METHODS.get(method.name)
     if known is not None and type(known) is not type(method):
-        raise ConfigError(f"method {method.name!r} exists already, as {type(known).__qualname__}: choose another name")
+        raise ConfigError(
+            f"method {quoted(method.name)} exists already, as {type(known).__qualname__}: choose another name"
+        )
     _METHODS[method.name] = method
 
 
@@ -94,18 +95,22 @@ def _loaded(point: EntryPoint) -> Method:
     try:
         kind = point.load()
         if not (isinstance(kind, type) and issubclass(kind, Method)):
-            raise TypeError(f"expected a subclass of amct_pytorch.tensor_decompose.methods.Method, found {kind!r}")
+            raise TypeError(
+                f"expected a subclass of amct_pytorch.tensor_decompose.methods.Method, found {quoted(kind)}"
+            )
         method = kind()
         if method.name != point.name:
-            raise ValueError(f"the entry point is called {point.name!r}, but the class calls itself {method.name!r}")
+            raise ValueError(
+                f"the entry point is called {quoted(point.name)}, but the class calls itself {quoted(method.name)}"
+            )
     except Exception as error:  # a plugin may fail in any way
         raise ConfigError(
-            f"method: {point.name!r} cannot be loaded from {_origin(point)}: {type(error).__name__}: {error}; fix or "
-            "uninstall it"
+            f"method: {quoted(point.name)} cannot be loaded from {_origin(point)}: {type(error).__name__}: {error}; "
+            "fix or uninstall it"
         ) from error
     return method
 
 
 def _origin(point: EntryPoint) -> str:
     package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
-    return f"{point.value!r}{package}"
+    return f"{quoted(point.value)}{package}"

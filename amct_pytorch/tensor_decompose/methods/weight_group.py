@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._run.tensors import widened
-from ...errors import LayerError
+from ...errors import LayerError, quoted
 from ..config import DecompositionConfig
 from ..model.compose import error_of_chain
 from ..model.eligibility import host_weight
@@ -196,8 +196,8 @@ class WeightGroup:
             yield
         except (torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:  # type: ignore[attr-defined]  # documented
             raise LayerError(
-                f"layer {self.name!r}: its weight cannot be factored by {self.method.name}: {error}; leave the layer "
-                f"out with DecompositionConfig(layers={{{self.name!r}: False}}), or give it another method"
+                f"layer {quoted(self.name)}: its weight cannot be factored by {self.method.name}: {error}; leave the "
+                f"layer out with DecompositionConfig(layers={{{quoted(self.name)}: False}}), or give it another method"
             ) from error
 
     def _largest_wanted(self) -> tuple[int, ...]:

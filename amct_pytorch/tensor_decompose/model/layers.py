@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
-from ...errors import ModelError
+from ...errors import ModelError, quoted
 from .chain import DecomposedLayer
 from .eligibility import axes_of, geometry_of, is_plain, is_transposed, why_not_replaceable
 from .references import hidden_weights
@@ -88,7 +88,7 @@ def check_model(model: object) -> None:
     except RecursionError:
         raise ModelError("the model contains itself: a module is registered inside one of its own children") from None
     for name, module in modules.items():
-        where = f"its submodule {name!r}" if name else "the model"
+        where = f"its submodule {quoted(name)}" if name else "the model"
         if module._compiled_call_impl is not None:
             raise ModelError(f"{where} was compiled in place: decompose the model before compiling it")
         for kind in type(module).__mro__:
@@ -178,7 +178,7 @@ def _layers_of(model: nn.Module) -> list[Layer]:
         if axes is None and not is_transposed(module):
             continue
         if module in chain_of:
-            why_not: str | None = f"it is part of {chain_of[module]!r}, which is decomposed already"
+            why_not: str | None = f"it is part of {quoted(chain_of[module])}, which is decomposed already"
         else:
             why_not = why_not_replaceable(module) or in_use.get(module) or _why_tied(module, holders)
         layers.append(Layer(tuple(known_as), module, axes, geometry_of(module), why_not))
@@ -233,5 +233,5 @@ def _holders_of_weights(names: dict[nn.Module, list[str]]) -> dict[nn.Parameter,
 def _why_tied(module: nn.Module, holders: dict[nn.Parameter, list[str]]) -> str | None:
     weight = module._parameters["weight"]
     if weight is not None and weight in holders:
-        return f"its weight is also {holders[weight][0]!r}, which a split would untie"
+        return f"its weight is also {quoted(holders[weight][0])}, which a split would untie"
     return None

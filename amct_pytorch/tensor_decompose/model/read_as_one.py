@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ...errors import LayerError
+from ...errors import LayerError, quoted
 from .channel_scaling import channel_factors
 from .compose import composed_weight
 from .spec import Axes, LayerModule, LayerSpec
@@ -190,7 +190,7 @@ class ReadAsOne(nn.Sequential):
 
     def _described(self) -> str:
         geometry = "" if self._decomposition is None else f"{self.spec.kind} {self.spec}, "
-        return f"the layer {'' if self._name is None else f'{self._name!r} '}({geometry}decomposed)"
+        return f"the layer {'' if self._name is None else f'{quoted(self._name)} '}({geometry}decomposed)"
 
 
 def _versions(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import warn_user
+from ...errors import quoted, warn_user
 from .chain import DecomposedLayer, chain_class
 from .layers import slots
 from .references import Reference, hidden_references
@@ -156,7 +156,7 @@ def _references(model: nn.Module, replacements: Sequence[Replacement]) -> list[t
         else:
             settable.append((reference, item.chain))
             what = "now holds the decomposed one"
-        warn_user(f"{reference.place} holds the layer {item.names[0]!r} outside of the module tree, and {what}")
+        warn_user(f"{reference.place} holds the layer {quoted(item.names[0])} outside of the module tree, and {what}")
     return settable
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...errors import quoted
+
 Axes = tuple[int, ...]
 """One number for each spatial axis of a layer: none for Linear, two (height, width) for Conv2d."""
 
@@ -293,5 +295,5 @@ def _each_axis(value: int | Sequence[int], axes: int) -> Axes:
     # One number for all axes is what the functional interface takes, so code may have set one.
     numbers = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(numbers) != axes:
-        raise ValueError(f"expected {axes} numbers, found {value!r}")
+        raise ValueError(f"expected {axes} numbers, found {quoted(value)}")
     return tuple(int(number) for number in numbers)

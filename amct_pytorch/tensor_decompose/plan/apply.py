@@ -15,7 +15,7 @@ from ..._run.process_group import ProcessGroup
 from ..._storage.atomic import write_file
 from ..._storage.drafts import sync_folder
 from ..._storage.paths import file_to_write
-from ...errors import InfoFileAccessError, LayerError
+from ...errors import InfoFileAccessError, LayerError, quoted
 from ..info_file.schema import dump, entries_of_chains
 from ..model.layers import Survey, slots
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
@@ -87,7 +87,7 @@ def _replacements(plans: Sequence[LayerPlan], found: Survey) -> list[Replacement
         layer = layer_of.get(planned.names)
         if layer is None or layer.why_not is not None or layer.spec != planned.spec:
             raise LayerError(
-                f"layer {planned.name!r}: the plan expects a {planned.split.layer.kind} {planned.spec}, found "
+                f"layer {quoted(planned.name)}: the plan expects a {planned.split.layer.kind} {planned.spec}, found "
                 f"{'none of that name' if layer is None else layer.why_not or layer.module}: "
                 "apply the plan to the model it was made from, once, or make a new plan"
             )
@@ -110,4 +110,4 @@ def _check_unchanged(planned: LayerPlan, module: LayerModule) -> None:
     with_bias = planned.bias is not None
     if module.weight.is_meta or fingerprint(module, with_bias) != planned.fingerprint:
         what = "weight or bias has" if with_bias else "weight has"
-        raise LayerError(f"layer {planned.name!r}: its {what} changed since the plan was made: make a new plan")
+        raise LayerError(f"layer {quoted(planned.name)}: its {what} changed since the plan was made: make a new plan")

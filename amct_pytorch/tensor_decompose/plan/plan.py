@@ -9,10 +9,10 @@ from torch import nn
 
 from ..._report.report import Report
 from ..._report.table import Table
+from ..._run.interrupts import interrupts_deferred
 from ..._run.process_group import joined_processes
 from ..._run.turns import one_at_a_time
-from ..._storage.records import from_plain, to_plain
-from ...errors import PlanFileError
+from ..._storage.records import to_plain
 from ..calibration.evaluation import Outcome
 from ..model.layers import survey
 from .apply import apply_plan, checked_path
@@ -86,7 +86,7 @@ class DecompositionPlan(Report):
         ProcessFailed
             Another process of those that made the plan has failed.
         """
-        with one_at_a_time(), joined_processes(self.together) as processes:
+        with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(self.together) as processes:
             place = checked_path(decompose_info_path, processes)
             return apply_plan(self.layers, survey(model), place, processes)
 
@@ -103,7 +103,8 @@ class DecompositionPlan(Report):
         ConfigTypeError, PlanFileAccessError
             The path is none, or the file cannot be written; an earlier file is as it was.
         """
-        write_plan_file(to_plain(self, leave_out=("layers", "why_empty")), self.layers, path)
+        with interrupts_deferred():
+            write_plan_file(to_plain(self, leave_out=("layers", "why_empty")), self.layers, path)
 
 
 def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
@@ -127,5 +128,4 @@ def load_plan(path: str | os.PathLike[str]) -> DecompositionPlan:
     PlanFileError
         It is no plan, damaged, of another release, or by a method that is not registered here.
     """
-    totals, layers = read_plan_file(path)
-    return from_plain(DecompositionPlan, totals, os.fspath(path), PlanFileError, {"layers": layers, "why_empty": ""})
+    return read_plan_file(DecompositionPlan, path)

@@ -1,31 +1,36 @@
 """Plans as files: decided on one machine, applied on another.
 
 A file in torch's weights-only format, which is read without running code of it: a dict with the format and its
-version, the plan as plain data, and the tensors of the layers. Layers that share a weight share their factors in the
-file too.
+version, the plan as plain data, the tensors of the layers, and a hash of all that, as torch does not notice damage to
+tensors. Layers that share a weight share their factors in the file too. A file of version 1 has no hash.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..._run.tensors import is_finite
 from ..._storage.atomic import new_file
+from ..._storage.json_text import HASH, content_hash, is_version
 from ..._storage.paths import access_errors, file_to_read, file_to_write
 from ..._storage.reading import open_regular
 from ..._storage.records import from_plain, to_plain
-from ..._storage.weights import load_content, save_content
-from ...errors import ConfigError, PlanFileAccessError, PlanFileError
+from ..._storage.weights import is_whole_tensor, load_content, save_content, tensor_hash
+from ...errors import ConfigError, PlanFileAccessError, PlanFileError, quoted, shown
 from ..methods import get_method
 from ..model.spec import KINDS, LayerSpec
 from .layer_plan import LayerPlan
 
-_FORMAT, _VERSION = "amct_pytorch.plan", 1
+_FORMAT, _VERSION = "amct_pytorch.plan", 2
+_KEYS_BEFORE = frozenset({"format", "version", "plan", "layers", "tensors"})
+_KEYS = {1: _KEYS_BEFORE, _VERSION: _KEYS_BEFORE | {HASH}}
+Plan = TypeVar("Plan")
+
 # Fields of a layer that are tensors, which the file holds apart.
 _APART = ("factors", "bias")
 
@@ -62,34 +67,47 @@ def write_plan_file(totals: Mapping[str, Any], layers: Sequence[LayerPlan], path
     ]
     content = {"format": _FORMAT, "version": _VERSION, "plan": totals, "layers": plain, "tensors": tensors}
     with new_file(place, PlanFileAccessError) as draft:
-        save_content(content, draft, "the plan")
+        save_content({**content, HASH: _hash_of(content)}, draft, "the plan")
 
 
-def read_plan_file(path: str | os.PathLike[str]) -> tuple[object, tuple[LayerPlan, ...]]:
-    """What `write_plan_file` wrote, its layers checked; see `load_plan`."""
+def read_plan_file(kind: type[Plan], path: str | os.PathLike[str]) -> Plan:
+    """What `write_plan_file` wrote, as a plan of this class, with everything in it checked; see `load_plan`."""
     place = file_to_read(path, "path", "plan", PlanFileAccessError, PlanFileAccessError)
     with access_errors(place, "read", PlanFileAccessError), open_regular(place, PlanFileAccessError) as file:
         content = load_content(file, place, PlanFileError)
     if content.get("format") != _FORMAT:
-        raise PlanFileError(f"{place}: expected a plan as DecompositionPlan.save writes it, found another file")
-    if content.get("version") != _VERSION:
+        raise PlanFileError(f"{shown(place)}: expected a plan as DecompositionPlan.save writes it, found another file")
+    version = content.get("version")
+    if not is_version(version, _KEYS):
         raise PlanFileError(
-            f"{place}: expected version {_VERSION}, found {content.get('version')!r}: it was written by another release"
+            f"{shown(place)}: expected version {' or '.join(map(str, _KEYS))}, found {quoted(version)}: it was "
+            "written by "
+            "another release"
         )
     layers, tensors = content.get("layers"), content.get("tensors")
-    if not isinstance(layers, list) or not isinstance(tensors, dict):
-        raise PlanFileError(f"{place}: expected a plan with layers and tensors: the file is damaged")
+    if not isinstance(layers, list) or not isinstance(tensors, dict) or content.keys() != _KEYS[version]:
+        raise PlanFileError(f"{shown(place)}: expected a plan with layers and tensors: the file is damaged")
     shared: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
-    return content.get("plan"), tuple(
-        _layer(layer, f"{place}: layer {number}", tensors, shared) for number, layer in enumerate(layers)
+    read = tuple(
+        _layer(layer, f"{shown(place)}: layer {number}", tensors, shared) for number, layer in enumerate(layers)
     )
+    given = {"layers": read, "why_empty": ""}
+    plan = from_plain(kind, content["plan"], shown(os.fspath(path)), PlanFileError, given)
+    # Last, as the checks before it say where and what the damage is.
+    if version == _VERSION and content[HASH] != _hash_of(content):
+        raise PlanFileError(
+            f"{shown(place)}: its hash is not that of its content: it is damaged, or was changed after it was saved: "
+            "copy "
+            "or save the plan again"
+        )
+    return plan
 
 
 def _layer(
     plain: object, where: str, tensors: Mapping[str, Any], shared: dict[tuple[str, ...], tuple[Tensor, ...]]
 ) -> LayerPlan:
     if not isinstance(plain, dict):
-        raise PlanFileError(f"{where}: expected an object, found {type(plain).__name__}")
+        raise PlanFileError(f"{shown(where)}: expected an object, found {type(plain).__name__}")
     names = tuple(map(str, plain.get("factors") or ()))
     factors = shared.setdefault(names, tuple(_tensor(tensors, name, where) for name in names))
     bias = plain.get("bias")
@@ -100,33 +118,33 @@ def _layer(
     rest = {key: value for key, value in plain.items() if key not in _APART}
     layer = from_plain(LayerPlan, rest, where, PlanFileError, given)
     if not layer.names:
-        raise PlanFileError(f"{where}: expected a name at least, found none")
+        raise PlanFileError(f"{shown(where)}: expected a name at least, found none")
     if layer.decompose:
-        _check_split(layer, f"{where} ({layer.name!r})")
+        _check_split(layer, f"{shown(where)} ({quoted(layer.name)})")
     return layer
 
 
 def _check_split(layer: LayerPlan, where: str) -> None:
     """Check that a layer to be decomposed has a split that fits its geometry, and the factors of that."""
     if layer.spec is None or layer.method is None or layer.ranks is None:
-        raise PlanFileError(f"{where}: expected spec, method and ranks of a layer that is to be decomposed")
+        raise PlanFileError(f"{shown(where)}: expected spec, method and ranks of a layer that is to be decomposed")
     _check_spec(layer.spec, where)
     try:
         method = get_method(layer.method)
     except ConfigError as error:
-        raise PlanFileError(f"{where}, {error}: register the method before the plan is loaded") from None
+        raise PlanFileError(f"{shown(where)}, {error}: register the method before the plan is loaded") from None
     full = () if method.why_not(layer.spec) else method.full_ranks(layer.spec)
     if len(layer.ranks) != len(full) or not all(
         1 <= rank <= most for rank, most in zip(layer.ranks, full, strict=True)
     ):
-        raise PlanFileError(f"{where}, ranks: expected ranks of {list(full)} at most, found {list(layer.ranks)}")
+        raise PlanFileError(f"{shown(where)}, ranks: expected ranks of {list(full)} at most, found {list(layer.ranks)}")
     expected = [stage.weight_shape for stage in layer.split.stages]
     found = [tuple(factor.shape) for factor in layer.factors]
     if found != expected:
-        raise PlanFileError(f"{where}, factors: expected the shapes {expected}, found {found}")
+        raise PlanFileError(f"{shown(where)}, factors: expected the shapes {expected}, found {found}")
     if layer.bias is not None and tuple(layer.bias.shape) != (layer.spec.out_channels,):
         raise PlanFileError(
-            f"{where}, bias: expected {layer.spec.out_channels} values, found {tuple(layer.bias.shape)}"
+            f"{shown(where)}, bias: expected {layer.spec.out_channels} values, found {tuple(layer.bias.shape)}"
         )
 
 
@@ -140,13 +158,24 @@ def _check_spec(spec: LayerSpec, where: str) -> None:
     }
     known = len(axes) == 1 and spec.axes < len(KINDS)
     if min(sizes) < 1 or not known or spec.in_channels % spec.groups or spec.out_channels % spec.groups:
-        raise PlanFileError(f"{where}, spec: expected the geometry of a layer, found {spec!r}")
+        raise PlanFileError(f"{shown(where)}, spec: expected the geometry of a layer, found {quoted(spec)}")
+
+
+def _hash_of(content: Mapping[str, Any]) -> str | None:
+    """The hash of a plan; None where it has what no plan has, so that nothing can be its hash."""
+    tensors = content["tensors"]
+    if not all(is_whole_tensor(tensor) for tensor in tensors.values()):
+        return None
+    try:
+        return content_hash({**content, "tensors": {name: tensor_hash(tensor) for name, tensor in tensors.items()}})
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _tensor(tensors: Mapping[str, Any], name: str, where: str) -> Tensor:
     tensor = tensors.get(name)
-    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.float32, torch.float64) or not is_finite(tensor):
+    if not is_whole_tensor(tensor) or tensor.dtype not in (torch.float32, torch.float64) or not is_finite(tensor):
         raise PlanFileError(
-            f"{where}: expected the tensor {name!r}, finite, in float32 or float64: the file is damaged"
+            f"{shown(where)}: expected the tensor {quoted(name)}, finite, in float32 or float64: the file is damaged"
         )
     return tensor

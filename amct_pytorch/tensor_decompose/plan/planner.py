@@ -14,7 +14,7 @@ from ..._run.intercept import input_shapes
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.tensors import is_finite
-from ...errors import LayerError
+from ...errors import LayerError, listed, quoted
 from ..calibration.data import Calibration
 from ..calibration.evaluation import Candidates, Outcome, judge
 from ..calibration.layer_fit import Fitted
@@ -140,7 +140,7 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
         for other, its_verdict in together:
             if its_verdict != verdict:
                 why = f"which is kept ({its_verdict})" if isinstance(its_verdict, str) else "which has other settings"
-                return f"its weight is also that of {other.names[0]!r}, {why}"
+                return f"its weight is also that of {quoted(other.names[0])}, {why}"
         return why_kept([cast(LayerSpec, other.spec) for other, _ in together], verdict) or verdict
 
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
@@ -212,7 +212,8 @@ def _check_same_everywhere(groups: Sequence[WeightGroup], processes: ProcessGrou
         for name in [*own, *other]:
             if own.get(name) != other.get(name):
                 raise LayerError(
-                    f"layer {name!r} is not to be decomposed alike in process {number} and process {processes.index} "
+                    f"layer {quoted(name)} is not to be decomposed alike in process {number} and process "
+                    f"{processes.index} "
                     "of the group: give every process the same model with the same weights and the same config, or "
                     "let each decompose by itself with distributed=False"
                 )
@@ -318,4 +319,4 @@ def _is_lazy(parameter: nn.Parameter) -> bool:
 
 
 def _all(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
+    return listed(names)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ..._run.arguments import check_share
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Budget:
     def __post_init__(self) -> None:
         given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         if len(given) != 1:
-            found = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none"
+            found = ", ".join(f"{name}={quoted(value)}" for name, value in given.items()) or "none"
             raise ConfigError(f"a Budget takes exactly one of macs, parameters and damage, found {found}")
         for name, value in given.items():
             check_share(name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 from .policies import RankPolicy
 from .spectrum import MatricisedKernel, Singulars, Spectrum
 
@@ -77,9 +77,11 @@ def _choose(request: RankRequest, spectrum: Spectrum, singulars: Sequence[Singul
         try:
             rank, reason = request.policy.choose(kernel, values)
             if not 1 <= rank <= part.rows:
-                raise ConfigError(f"{request.policy!r} must choose a rank from 1 to {part.rows}, found {rank!r}")
+                raise ConfigError(
+                    f"{quoted(request.policy)} must choose a rank from 1 to {part.rows}, found {quoted(rank)}"
+                )
         except ConfigError as error:
-            raise ConfigError(f"layer {request.name!r}: {error} ({request.method})") from None
+            raise ConfigError(f"layer {quoted(request.name)}: {error} ({request.method})") from None
         ranks.append(rank)
         reasons.append(reason)
     return Choice(tuple(ranks), "; ".join(dict.fromkeys(reasons)))

@@ -69,7 +69,7 @@ def _least_free_energy(energy: NDArray[np.float64], columns: int, edge: float, l
     energy = np.maximum(energy, np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
 
     def free_energy(variance: float) -> float:
-        z = energy / (columns * variance)
+        z = np.maximum(energy / (columns * variance), np.finfo(np.float64).tiny)  # it may underflow, as the energy may
         signal, noise = z[z > edge], z[z <= edge]
         excess = signal - (1 + alpha)
         t = (excess + np.sqrt(excess**2 - 4 * alpha)) / 2

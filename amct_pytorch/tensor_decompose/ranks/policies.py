@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, cast, runtime_c
 import numpy as np
 
 from ..._run.arguments import check_share, check_whole
-from ...errors import ConfigError
+from ...errors import ConfigError, quoted
 from ..name_rules import check_patterns, find_rule
 from .evbmf import evbmf_rank
 from .spectrum import MatricisedKernel, Singulars
@@ -134,7 +134,7 @@ class FixedRank:
             object.__setattr__(self, "ranks", _checked("FixedRank: the rank", self.ranks))
             return
         check_patterns("FixedRank", self.ranks)
-        ranks = {name: _checked(f"FixedRank: the rank of {name!r}", rank) for name, rank in self.ranks.items()}
+        ranks = {name: _checked(f"FixedRank: the rank of {quoted(name)}", rank) for name, rank in self.ranks.items()}
         object.__setattr__(self, "ranks", ranks)
 
     def for_layer(self, names: tuple[str, ...]) -> FixedRank | str:

@@ -1,0 +1,1 @@
+"""Attacks on the library, one kind a module; tools/attack.py runs them."""
