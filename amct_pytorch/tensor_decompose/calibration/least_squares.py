@@ -11,7 +11,7 @@ data: the moments come in two halves, from different images, and each half judge
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..model.compose import ungrouped
 from .stage_kernels import composed, onto_places, seen_through
-from .whitening import shrunk_root
+from .whitening import Root, shrunk_root
 
 # Ridges to choose from, in units of the mean variance of what the last stage sees.
 _RIDGES = tuple(10.0**exponent for exponent in range(-6, 3))
@@ -198,7 +198,7 @@ def adapted_kernel(kernel: Tensor, total: Moments, halves: Sequence[Moments], gr
     kernel
         (out, D), float64.
     total, halves
-        Moments of all the data, and of its halves; how far the data are trusted depends on how well the halves agree.
+        Moments of all the data, and of its halves. The kernel goes as far as what each half asks for serves the other.
     groups
         Of the layer.
 
@@ -207,13 +207,36 @@ def adapted_kernel(kernel: Tensor, total: Moments, halves: Sequence[Moments], gr
     Tensor
         (out, D / groups).
     """
+    return torch.cat([_adapted(start, parts) for start, parts in _by_group(kernel, (total, *halves), groups)])
+
+
+def _by_group(
+    kernel: Tensor, parts: Sequence[Moments], groups: int
+) -> Iterator[tuple[Tensor, list[tuple[float, Tensor, Tensor]]]]:
+    """For each group its kernel (out / groups, D / groups), and of each part its weight, second moment and cross."""
     size = kernel.shape[1] // groups
-    adapted = []
-    for group, (rows, cross) in enumerate(zip(kernel.chunk(groups), total.cross.chunk(groups), strict=True)):
+    for group, rows in enumerate(kernel.chunk(groups)):
         own = slice(group * size, (group + 1) * size)
-        second = total.second[own, own]
-        root = shrunk_root(second, [(half.weight, half.second[own, own]) for half in halves])
-        start = rows[:, own]
-        step = torch.cholesky_solve((cross[:, own] - start @ second).T, root.root, upper=True).T
-        adapted.append(start + (1 - root.shrinkage) * step)
-    return torch.cat(adapted)
+        yield (
+            rows[:, own],
+            [(part.weight, part.second[own, own], part.cross.chunk(groups)[group][:, own]) for part in parts],
+        )
+
+
+def _adapted(start: Tensor, parts: Sequence[tuple[float, Tensor, Tensor]]) -> Tensor:
+    """A kernel moved towards least squares, as far as what each half of the data asks for serves the other."""
+    (_, second, cross), *halves = parts
+    split = [(weight, moment) for weight, moment, _ in halves]
+    root = shrunk_root(second, split)
+
+    def change(own: Root, moment: Tensor, responses: Tensor) -> Tensor:
+        step = torch.cholesky_solve((responses - start @ moment).T, own.root, upper=True).T
+        return (1 - own.shrinkage) * step
+
+    gain = curvature = 0.0
+    for (_, moment, responses), (weight, other, wanted) in zip(halves, reversed(halves), strict=True):
+        step = change(shrunk_root(moment, split, root.shrinkage), moment, responses)
+        gain += weight * float((step * (wanted - start @ other)).sum())
+        curvature += weight * float((step @ other * step).sum())
+    trusted = min(1.0, max(0.0, gain / curvature)) if curvature > 0 else 0.0
+    return start + trusted * change(root, second, cross)
