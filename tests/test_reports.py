@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -26,7 +27,7 @@ from amct_pytorch._report.text import as_text
 from amct_pytorch.ascend import AscendReport
 from amct_pytorch.backend import DeviceInfo, Tolerance
 from amct_pytorch.benchmark import BenchmarkReport, BenchmarkRun, LayerBenchmark
-from amct_pytorch.errors import ConfigError, MissingExtra, ReportAccessError
+from amct_pytorch.errors import ConfigError, MissingExtra, ReportAccessError, shown
 from amct_pytorch.export import ExportCheck, ExportReport, TensorInfo
 from amct_pytorch.tensor_decompose import plan_decomposition
 from amct_pytorch.validate import DtypeValidation, LayerValidation, ValidationReport
@@ -313,7 +314,7 @@ def test_after_an_error_the_old_file_is_there(
 def test_where_nothing_can_be_written_the_error_names_the_place(path: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(ReportAccessError, match=f"{tmp_path / path}: ") as caught:
+    with pytest.raises(ReportAccessError, match=re.escape(shown(tmp_path / path)) + ": ") as caught:
         _EXPORT.save(tmp_path / path)
     assert isinstance(caught.value, OSError)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
