@@ -48,6 +48,7 @@ class TestChannel(MethodConformance):
     method = Channel
 
 
+@pytest.mark.slow
 class TestTucker2(MethodConformance):
     method = Tucker2
 
@@ -57,6 +58,7 @@ class TestTwoRankSplit(MethodConformance):
     method = TwoRankSplit
 
 
+@pytest.mark.slow
 class TestGroupedSplit(MethodConformance):
     method = GroupedSplit
 
@@ -75,7 +77,15 @@ def method(request: pytest.FixtureRequest) -> Method:
     return cast(Method, request.param())
 
 
-@pytest.mark.parametrize("mode", [None, "whiten", "refit", "reconstruct"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        None,
+        pytest.param("whiten", marks=pytest.mark.slow),
+        pytest.param("refit", marks=pytest.mark.slow),
+        "reconstruct",
+    ],
+)
 def test_a_method_goes_from_plan_to_checkpoint(method: Method, mode: Any, tmp_path: Path) -> None:
     original = TwoConvs().eval()
     calibration = None if mode is None else Calibration(image(48, 3, 16, 16).split(12), mode=mode)
