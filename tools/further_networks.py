@@ -60,7 +60,8 @@ class _DeepLabV3(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.backbone(images)
-        return self.head(_resized_and_joined([branch(features) for branch in self.branches]))
+        found: Tensor = self.head(_resized_and_joined([branch(features) for branch in self.branches]))
+        return found
 
 
 class _HRNet(nn.Module):
@@ -71,7 +72,7 @@ class _HRNet(nn.Module):
         self.entries, self.stages = nn.ModuleList(), nn.ModuleList()
         channels: Sequence[int] = (256,)
         for count, repeats in enumerate(modules, 2):
-            self.entries.append(_entry(channels, widths[:count]))
+            self.entries.append(_Entry(channels, widths[:count]))
             self.stages.append(nn.Sequential(*(_Exchange(widths[:count]) for _ in range(repeats))))
             channels = widths[:count]
         total = sum(widths)
@@ -80,19 +81,25 @@ class _HRNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         branches = [self.first_stage(self.stem(images))]
         for entry, stage in zip(self.entries, self.stages, strict=True):
-            # The new branch begins from the one of the lowest resolution.
-            inputs = [*branches, *[branches[-1]] * (len(entry) - len(branches))]
-            branches = stage([layer(x) for layer, x in zip(entry, inputs, strict=True)])
-        return self.head(_resized_and_joined(branches))
+            branches = stage(entry(branches))
+        found: Tensor = self.head(_resized_and_joined(branches))
+        return found
 
 
-def _entry(channels: Sequence[int], widths: Sequence[int]) -> nn.ModuleList:
-    """The layers that bring branches of some channels to these widths, and one more branch to life."""
-    known = [
-        nn.Identity() if before == after else _activated(Conv(before, after, 3))
-        for before, after in zip(channels, widths, strict=False)
-    ]
-    return nn.ModuleList([*known, _activated(Conv(channels[-1], widths[-1], 3, 2))])
+class _Entry(nn.Module):
+    """Brings branches of some channels to these widths, and one more branch to life."""
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.known = nn.ModuleList(
+            nn.Identity() if before == after else _activated(Conv(before, after, 3))
+            for before, after in zip(channels, widths, strict=False)
+        )
+        self.new = _activated(Conv(channels[-1], widths[-1], 3, 2))
+
+    def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
+        known = [layer(x) for layer, x in zip(self.known, branches, strict=True)]
+        return [*known, self.new(branches[-1])]
 
 
 class _Exchange(nn.Module):
@@ -102,15 +109,16 @@ class _Exchange(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(nn.Sequential(*(_BasicBlock(width) for _ in range(4))) for width in widths)
         self.paths = nn.ModuleList(
-            nn.ModuleList(_path(widths, start, end) for start in range(len(widths))) for end in range(len(widths))
+            _path(widths, start, end) for end in range(len(widths)) for start in range(len(widths))
         )
 
     def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
         branches = [block(x) for block, x in zip(self.blocks, branches, strict=True)]
+        paths = iter(self.paths)
         summed = []
-        for end, paths in zip(branches, self.paths, strict=True):
-            arrived = [path(x) for path, x in zip(paths, branches, strict=True)]  # type: ignore[arg-type]
-            summed.append(torch.relu(sum((_resized(x, end) for x in arrived), torch.zeros_like(end))))
+        for end in branches:
+            arrived = [_resized(next(paths)(start), end) for start in branches]
+            summed.append(torch.relu(torch.stack(arrived).sum(0)))
         return summed
 
 
