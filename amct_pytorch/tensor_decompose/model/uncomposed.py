@@ -86,20 +86,20 @@ def uncomposed(like: Tensor, shape: Sequence[int], compose: Callable[[], Tensor]
 
 
 def _with_values(value: Any) -> Any:
-    """The value itself, a tensor without values after it has got them."""
+    """The value itself, or what has the values of a tensor without, which that becomes if it can."""
     if type(value) is not UncomposedTensor:
         return value
-    if value._composed is None:
-        with torch.no_grad():  # as when it was read
-            composed = value._compose()
+    if value._composed is not None:
+        return value._composed
+    with torch.no_grad():  # as when it was read
+        composed = value._compose()
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            torch.utils.swap_tensors(value, composed)
+    except RuntimeError:  # it is held elsewhere too, by a weak reference say, and must stay the object that it is
         value._composed = composed
-        try:
-            with torch._C.DisableTorchFunctionSubclass():
-                torch.utils.swap_tensors(value, composed)
-        except RuntimeError:  # something holds a weak reference to it, for which it must stay what it is
-            return composed
-        return value
-    return value._composed
+        return composed
+    return value
 
 
 def _plain(value: Any) -> Any:
