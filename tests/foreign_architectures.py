@@ -2,7 +2,7 @@
 
 Every network is a class of ``transformers`` or ``diffusers`` with random weights, so nothing is downloaded. Widths are
 mostly between 64 and 256 channels: wide enough for the convolutions to be eligible, narrow enough for a fast
-decomposition.
+decomposition. Those that are decomposed at full ranks, by methods without such a limit, are narrower.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ _IMAGE = {"pixel_values": (1, 3, 64, 64)}
 _SMALL_IMAGE = {"pixel_values": (1, 3, 32, 32)}
 _SAMPLE = {"sample": (1, 3, 32, 32)}
 _TIMESTEP = {"timestep": torch.tensor([10])}
+_WORDS = {"input_ids": torch.arange(2, 14).reshape(2, 6)}
+_WORDS_AND_WORDS = {**_WORDS, "decoder_input_ids": torch.arange(5, 17).reshape(2, 6)}
+_SOUND = {"input_values": (2, 400)}
+_VIDEO = {"pixel_values": (1, 4, 3, 32, 32)}
 _LATENT_AND_TEXT = {"sample": (1, 4, 16, 16), "encoder_hidden_states": (1, 8, 64), **_TIMESTEP}
 
 # Settings that several networks share; typed loosely, as each lands in configurations with different fields.
@@ -93,6 +97,18 @@ _VIT: dict[str, Any] = {
 }  # fmt: skip
 _SHALLOW_VIT: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 64,
+}  # fmt: skip
+_TRANSFORMER: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+}  # fmt: skip
+_LANGUAGE: dict[str, Any] = {**_TRANSFORMER, "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_T5: dict[str, Any] = {
+    "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 50,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+_SPEECH: dict[str, Any] = {
+    **_TRANSFORMER, "vocab_size": 32, "conv_dim": (16, 16), "conv_kernel": (5, 3), "conv_stride": (3, 2),
+    "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
 }  # fmt: skip
 _DINOV2: dict[str, Any] = {"model_type": "dinov2", **_SHALLOW_VIT, "patch_size": 16}
 _RESNET: dict[str, Any] = {
@@ -363,5 +379,54 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _net("autoencoder-hunyuan-image", "diffusers.AutoencoderKLHunyuanImage", _SAMPLE,
          in_channels=3, out_channels=3, latent_channels=32, block_out_channels=(64, 128), layers_per_block=1,
          spatial_compression_ratio=2, sample_size=32),
+)
+
+# Layers of every kind, by what reads the weights of some: embeddings, attention, parametrisations, tests of a type.
+OF_EVERY_KIND: tuple[Architecture, ...] = (
+    *(architecture for architecture in ARCHITECTURES if architecture.name in (
+        "convnext", "segformer", "maskformer", "unet-condition", "unet-3d-condition", "autoencoder-kl"
+    )),
+    # Language; the last layer of some has the weight of the embedding.
+    _net("bert", "transformers.BertForMaskedLM", _WORDS, **_LANGUAGE),
+    _net("mobilebert", "transformers.MobileBertForMaskedLM", _WORDS,
+         embedding_size=32, true_hidden_size=32, intra_bottleneck_size=32, **{**_LANGUAGE, "hidden_size": 64}),
+    _net("deberta-v2", "transformers.DebertaV2Model", _WORDS,
+         relative_attention=True, pos_att_type=["p2c", "c2p"], conv_kernel_size=3, **_LANGUAGE),
+    _net("llama", "transformers.LlamaForCausalLM", _WORDS, **_LANGUAGE),
+    _net("bloom", "transformers.BloomForCausalLM", _WORDS, hidden_size=32, n_layer=2, n_head=4, vocab_size=50),
+    _net("mamba", "transformers.MambaForCausalLM", _WORDS,
+         hidden_size=32, num_hidden_layers=2, vocab_size=50, state_size=8),
+    # Asks a Linear layer for the type of its weight.
+    _net("t5", "transformers.T5ForConditionalGeneration", _WORDS_AND_WORDS, **_T5),
+    _net("t5-gated", "transformers.T5ForConditionalGeneration", _WORDS_AND_WORDS,
+         feed_forward_proj="gated-gelu", tie_word_embeddings=False, **_T5),
+    # One set of layers, which run again and again.
+    _net("albert", "transformers.AlbertForMaskedLM", _WORDS, embedding_size=16, **_LANGUAGE),
+
+    # Sound: Conv1d, some of them under weight normalisation.
+    _net("whisper", "transformers.WhisperForConditionalGeneration",
+         {"input_features": (2, 8, 20), "decoder_input_ids": _WORDS["input_ids"]},
+         d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+         encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=60, num_mel_bins=8, max_source_positions=10,
+         pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1),
+    _net("wav2vec2", "transformers.Wav2Vec2ForCTC", _SOUND, **_SPEECH),
+    _net("wav2vec2-conformer", "transformers.Wav2Vec2ConformerModel", _SOUND, conv_depthwise_kernel_size=5, **_SPEECH),
+    _net("hifigan", "transformers.SpeechT5HifiGan", {"spectrogram": (10, 16)},
+         model_in_dim=16, upsample_initial_channel=32, upsample_rates=[4, 4], upsample_kernel_sizes=[8, 8],
+         resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 3], [1, 3]]),
+
+    # Images and video.
+    _net("vit", "transformers.ViTForImageClassification", _SMALL_IMAGE, image_size=32, patch_size=8, **_TRANSFORMER),
+    _net("siglip-vision", "transformers.SiglipVisionModel", _SMALL_IMAGE, image_size=32, patch_size=8, **_TRANSFORMER),
+    _net("videomae", "transformers.VideoMAEForVideoClassification", _VIDEO,
+         image_size=32, patch_size=8, num_frames=4, tubelet_size=2, **_TRANSFORMER),
+    _net("video-vae", "diffusers.AutoencoderKLLTXVideo", {"sample": (1, 3, 9, 32, 32)},
+         latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+         layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, patch_size=1, patch_size_t=1),
+    _net("diffusion-transformer", "diffusers.SD3Transformer2DModel",
+         {"hidden_states": (1, 4, 8, 8), "encoder_hidden_states": (1, 4, 32), "pooled_projections": (1, 64),
+          **_TIMESTEP},
+         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+         num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=64),
 )
 # fmt: on

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import io
+import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.utils.flop_counter import FlopCounterMode
 
 from amct_pytorch.errors import LayerError
 from amct_pytorch.tensor_decompose import DecomposedConv2d, auto_decomposition
@@ -467,3 +470,63 @@ def test_gradients_flow_through_the_weight_alike_in_eager_mode_and_in_torch_func
     model(x).square().mean().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("recording", [torch.no_grad, torch.inference_mode])
+def test_to_ask_what_a_weight_is_composes_nothing(recording: Callable[[], AbstractContextManager[None]]) -> None:
+    chain = _chain()
+    with recording(), FlopCounterMode(display=False) as counter:
+        weight = chain.weight
+        assert isinstance(weight, Tensor)
+        assert (weight.dtype, weight.device.type, weight.shape) == (torch.float32, "cpu", (64, 64, 3, 3))
+        assert (weight.size(0), weight.dim(), weight.ndim, weight.numel()) == (64, 4, 4, 64 * 64 * 9)
+        assert weight.is_floating_point()
+        assert {weight.requires_grad, weight.is_cuda, weight.is_meta} == {False}
+        assert counter.get_total_flops() == 0
+        weight.sum()
+        assert counter.get_total_flops() > 0
+
+
+def _without_asking_the_class(weight: Tensor) -> Tensor:
+    with torch._C.DisableTorchFunctionSubclass():
+        return weight + 0
+
+
+def _held_weakly(weight: Tensor) -> Tensor:
+    reference = weakref.ref(weight)
+    assert reference() is weight
+    return weight + 0
+
+
+def _loaded(weight: Tensor) -> Tensor:
+    file = io.BytesIO()
+    torch.save(weight, file)
+    file.seek(0)
+    return torch.load(file)
+
+
+def _in_a_state_dict(weight: Tensor) -> Tensor:
+    layer = nn.Conv2d(64, 64, 3, bias=False)
+    layer.load_state_dict({"weight": weight})
+    return layer.weight
+
+
+@pytest.mark.parametrize("recording", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    "use",
+    [
+        *(nn.Parameter, copy.deepcopy, torch.from_dlpack, torch.clone, _loaded, _in_a_state_dict),
+        *(_without_asking_the_class, _held_weakly, lambda weight: weight.data, lambda weight: torch.cat([weight])),
+        *(lambda weight: torch.from_numpy(weight.numpy().copy()), lambda weight: torch.ops.aten.mul(weight, 1)),
+        *(lambda weight: torch.zeros_like(weight).copy_(weight), lambda weight: torch.vmap(lambda part: part)(weight)),
+    ],
+)
+def test_a_weight_that_was_read_has_its_values_wherever_it_goes(
+    use: Callable[[Tensor], Tensor], recording: Callable[[], AbstractContextManager[None]]
+) -> None:
+    chain = _chain()
+    expected = chain.weight.detach().clone()
+    with recording():
+        weight = chain.weight
+        assert torch.equal(use(weight), expected)
+        assert torch.equal(weight, expected)

@@ -17,10 +17,12 @@ class Conv(NamedTuple):
     out_channels: int
     side: int
     stride: int = 1
+    dilation: int = 1
 
     def layer(self, *, bias: bool) -> nn.Conv2d:
         """The convolution, with weights as torch draws them."""
-        return nn.Conv2d(*self[:3], stride=self.stride, padding=self.side // 2, bias=bias)
+        padding = self.dilation * (self.side // 2)
+        return nn.Conv2d(*self[:4], padding=padding, dilation=self.dilation, bias=bias)
 
 
 Bottleneck = tuple[Conv, Conv, Conv]
@@ -46,21 +48,25 @@ def vgg16_stages() -> list[list[Conv]]:
     return stages
 
 
-def resnet_bottlenecks(blocks: Sequence[int]) -> Iterator[Bottleneck]:
+def resnet_bottlenecks(blocks: Sequence[int], dilated_stages: int = 0) -> Iterator[Bottleneck]:
     """The bottlenecks of a ResNet in order, strides on the 3×3 convolutions.
 
     Parameters
     ----------
     blocks : sequence of int
-        Bottlenecks in each of the four stages.
+        Bottlenecks in each stage.
+    dilated_stages : int
+        So many of the last stages keep the image size, and dilate the convolutions that follow instead.
     """
-    channels = RESNET_STEM.out_channels
+    channels, dilation = RESNET_STEM.out_channels, 1
     for stage, count in enumerate(blocks):
         width = 64 * 2**stage
         for number in range(count):
-            stride = 2 if stage and not number else 1
-            yield Conv(channels, width, 1), Conv(width, width, 3, stride), Conv(width, 4 * width, 1)
-            channels = 4 * width
+            halves = bool(stage) and not number
+            dilates = halves and stage >= len(blocks) - dilated_stages
+            stride = 2 if halves and not dilates else 1
+            yield Conv(channels, width, 1), Conv(width, width, 3, stride, dilation), Conv(width, 4 * width, 1)
+            channels, dilation = 4 * width, 2 * dilation if dilates else dilation
 
 
 def vgg16() -> nn.Module:
@@ -92,7 +98,7 @@ def resnet50_without_shortcuts() -> nn.Sequential:
     layers: list[nn.Module] = [RESNET_STEM.layer(bias=True), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
     for bottleneck in resnet_bottlenecks(RESNET50):
         for conv in bottleneck:
-            layers += [*_normalised(conv), nn.ReLU(inplace=True)]
+            layers += [*normalised(conv), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, *_classifier(2048)).eval()
 
 
@@ -100,17 +106,18 @@ class _Bottleneck(nn.Module):
     def __init__(self, first: Conv, middle: Conv, last: Conv) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *_normalised(first), nn.ReLU(inplace=True), *_normalised(middle), nn.ReLU(inplace=True), *_normalised(last)
+            *normalised(first), nn.ReLU(inplace=True), *normalised(middle), nn.ReLU(inplace=True), *normalised(last)
         )
         shortcut = Conv(first.in_channels, last.out_channels, 1, middle.stride)
         same = shortcut.stride == 1 and shortcut.in_channels == shortcut.out_channels
-        self.shortcut = nn.Sequential() if same else nn.Sequential(*_normalised(shortcut))
+        self.shortcut = nn.Sequential() if same else nn.Sequential(*normalised(shortcut))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def _normalised(conv: Conv) -> list[nn.Module]:
+def normalised(conv: Conv) -> list[nn.Module]:
+    """A convolution, and a batch normalisation behind it."""
     return [conv.layer(bias=False), nn.BatchNorm2d(conv.out_channels)]
 
 
@@ -118,10 +125,14 @@ def _classifier(channels: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)]
 
 
+def resnet_layers(blocks: Sequence[int], dilated_stages: int = 0) -> list[nn.Module]:
+    """The stem of a ResNet, four layers, and its bottlenecks; see `resnet_bottlenecks`."""
+    stem = [*normalised(RESNET_STEM), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)]
+    return [*stem, *(_Bottleneck(*convs) for convs in resnet_bottlenecks(blocks, dilated_stages))]
+
+
 def _resnet(blocks: Sequence[int]) -> nn.Module:
-    stem = [*_normalised(RESNET_STEM), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)]
-    bottlenecks = [_Bottleneck(*convs) for convs in resnet_bottlenecks(blocks)]
-    return _initialised(nn.Sequential(*stem, *bottlenecks, *_classifier(2048)))
+    return _initialised(nn.Sequential(*resnet_layers(blocks), *_classifier(2048)))
 
 
 def _initialised(network: nn.Module) -> nn.Module:

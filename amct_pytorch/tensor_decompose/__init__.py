@@ -1,4 +1,4 @@
-"""Tensor decomposition of the convolutions of pretrained PyTorch models.
+"""Tensor decomposition of the layers of pretrained PyTorch models.
 
 Online: decompose, then fine-tune::
 

@@ -455,3 +455,15 @@ def test_the_kit_finds_a_backend_that_does_not_wait_for_an_asynchronous_device(b
     kit = type("Kit", (BackendConformance,), {"backend": broken})()
     with pytest.raises(AssertionError, match=why):
         getattr(kit, check)()
+
+
+def test_the_weight_of_a_chain_is_read_where_it_is(npu: Backend) -> None:
+    model, _ = auto_decomposition(_net().eval())
+    layer = next(iter(chains(model).values()))
+    expected = layer.weight.detach()
+    layer.to(_NPU)
+    with torch.no_grad():
+        weight = layer.weight
+        assert (weight.device, weight.dtype) == (_NPU, expected.dtype)
+        torch.testing.assert_close(weight.cpu(), expected)
+        assert weight.device == _NPU

@@ -29,8 +29,8 @@ class DecomposedLayer(ReadAsOne):
 
     A plain Sequential in what it computes and in its state dict. For code that reads the attributes of the layer it
     replaced, it answers with those of the whole: geometry, ``bias``, and ``weight``, the kernel (out, in / groups,
-    *kernel) that the chain amounts to, composed anew at every reading. Gradients flow through ``weight`` into the
-    chain's own weights.
+    *kernel) that the chain amounts to, composed anew at every reading, and where no gradients are recorded only once
+    its values are used. Gradients flow through ``weight`` into the chain's own weights.
 
     Weight and bias can also be written, by assignment or in place. What scales the output channels, as folding a
     BatchNorm does, goes into the last layer. Any other change of the weight raises `LayerError`, and chain and bias

@@ -14,6 +14,7 @@ from .channel_scaling import channel_factors
 from .compose import composed_weight
 from .spec import Axes, LayerModule, LayerSpec
 from .split import Split
+from .uncomposed import uncomposed
 from .write_through import Origin, can_be_written, was_read_from, written_through
 
 
@@ -53,13 +54,15 @@ class ReadAsOne(nn.Sequential):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The composed kernel (out, in / groups, *kernel), contiguous, through which the chain can be written."""
-        composed = self._composed()
-        if not can_be_written(composed):
-            return composed
+        """The composed kernel (out, in / groups, *kernel), contiguous, through which the chain can be written.
+
+        Where no gradients are recorded it is composed when its values are first used.
+        """
         parameters = self._weights()
-        write = functools.partial(self._write_weight_in_place, read_at=_versions(parameters))
-        return written_through(composed, Origin(write, parameters))
+        records = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        if records or not all(can_be_written(parameter.detach()) for parameter in parameters):
+            return self._composed_to_be_written()
+        return uncomposed(parameters[0], self.spec.weight_shape, self._composed_to_be_written)
 
     @weight.setter
     def weight(self, value: nn.Parameter) -> None:
@@ -109,6 +112,14 @@ class ReadAsOne(nn.Sequential):
 
     def _weights(self) -> list[nn.Parameter]:
         return [cast(nn.Parameter, stage.weight) for stage in self]
+
+    def _composed_to_be_written(self) -> torch.Tensor:
+        composed = self._composed()
+        if not can_be_written(composed):
+            return composed
+        parameters = self._weights()
+        write = functools.partial(self._write_weight_in_place, read_at=_versions(parameters))
+        return written_through(composed, Origin(write, parameters))
 
     def _composed(self) -> torch.Tensor:
         if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
