@@ -195,7 +195,7 @@ def _check_alike(
         fitted = f"mode={calibration.mode!r}, add_bias={calibration.add_bias}, memory={calibration.memory}"
     own = {
         "the function called": function,
-        "budget": str(budget),
+        "budget": repr(budget),
         "calibration": fitted,
         "example_inputs": "None" if example_inputs is None else "given",
         "decompose_info_path": "None" if decompose_info_path is None else "given",

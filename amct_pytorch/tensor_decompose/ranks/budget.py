@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from ..._run.arguments import check_share
@@ -54,3 +55,9 @@ class Budget:
     def limit(self) -> tuple[str, float]:
         """Which of the three it is, and its value."""
         return next((name, value) for name, value in dataclasses.asdict(self).items() if value is not None)
+
+
+def most_within(share: float, total: int) -> int:
+    """The largest number that is no more than this share of a total, as the quotient of the two says it."""
+    most = math.floor(share * total)
+    return most + 1 if (most + 1) / max(total, 1) <= share else most
