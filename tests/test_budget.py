@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -346,6 +348,29 @@ def test_a_plan_for_a_budget_is_saved_applied_and_rebuilt(tmp_path: Path, mode: 
     assert changes_again == changes
     rebuilt.load_state_dict(decomposed.state_dict())
     assert torch.equal(rebuilt.eval()(INPUT), decomposed.eval()(INPUT))
+
+
+_REBUILD = """
+import sys, torch
+from amct_pytorch.tensor_decompose import decompose_network
+from tests.test_budget import INPUT, Shared
+torch.set_num_threads(1)
+model, _ = decompose_network(Shared(), sys.argv[1] + "/info.json")
+model.load_state_dict(torch.load(sys.argv[1] + "/weights.pth"))
+torch.save(model.eval()(INPUT), sys.argv[1] + "/outputs.pth")
+"""
+
+
+@pytest.mark.slow
+def test_another_process_rebuilds_what_was_chosen_bit_for_bit(tmp_path: Path) -> None:
+    model, changes = auto_decomposition(
+        Shared(), tmp_path / "info.json", config=FINE, budget=Budget(macs=0.5), example_inputs=INPUT
+    )
+    assert changes
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    root = Path(__file__).parent.parent
+    subprocess.run([sys.executable, "-c", _REBUILD, str(tmp_path)], check=True, cwd=root)
+    assert torch.equal(torch.load(tmp_path / "outputs.pth"), model.eval()(INPUT))
 
 
 def planned(index: int, mode: str | None) -> str:

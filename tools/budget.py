@@ -62,7 +62,7 @@ IMAGES_TO_JUDGE = 8
 """Drawn images that a detector is judged by."""
 
 RANK_MULTIPLE = 8
-"""Of all ranks: 16 would leave narrow layers next to no choice, and 1 is for no hardware."""
+"""Of the ranks that a budget chooses: 16 would leave narrow layers next to no choice, and 1 is for no hardware."""
 
 LEVELS = (0.05, 0.6)
 """Least and largest typical error of a layer's response in random plans: below, outputs hardly change."""
@@ -229,13 +229,20 @@ PREDICTIONS = (
 
 
 def best_uniform(case: Case, method: str, share: float) -> DecompositionConfig | None:
-    """The largest share of the full rank, for every layer that a method can split, within a share of the MACs."""
+    """The largest share of the full rank, for every layer that a method can split, within a share of the MACs.
+
+    Ranks are not rounded, so that all the MACs are used that the budget may use.
+    """
     low, high = 0.0, 1.0
     for _ in range(7):
         ratio = (low + high) / 2
-        plan = case.planned(auto(method, rank=RatioRank(ratio)), None)
+        plan = case.planned(_uniform(method, ratio), None)
         low, high = (ratio, high) if macs_left(plan) <= share else (low, ratio)
-    return auto(method, rank=RatioRank(low)) if low else None
+    return _uniform(method, low) if low else None
+
+
+def _uniform(method: str, ratio: float) -> DecompositionConfig:
+    return replace(auto(method), rank=RatioRank(ratio), rank_multiple=1)
 
 
 def macs_left(plan: DecompositionPlan) -> float:

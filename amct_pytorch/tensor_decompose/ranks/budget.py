@@ -26,7 +26,8 @@ class Budget:
         Parameters of the whole model after, as a share of those before.
     damage
         Expected relative error of the outputs: the root of the sum of the squares of the damages of all layers. That
-        of a layer is, without calibration, the relative error of its weight; with calibration, that of its response.
+        of a layer is, without calibration, the relative error of its weight, which says little about the outputs; with
+        calibration, the relative error of the outputs that errors of its response cause, measured at two ranks.
         MACs are saved where example inputs are given, else parameters.
 
     Raises
