@@ -28,6 +28,7 @@ from amct_pytorch.tensor_decompose import (
     load_plan,
     plan_decomposition,
 )
+from amct_pytorch.tensor_decompose.ranks.budget import most_within
 from amct_pytorch.tensor_decompose.ranks.influence import Influence
 from amct_pytorch.tensor_decompose.ranks.knapsack import Option, least_cost, least_damage
 
@@ -66,6 +67,11 @@ def test_a_limit_far_below_most_options_leaves_those_that_fit(limit: float) -> N
     assert chosen is not None
     assert sum(layers[0][index].damage for index in chosen) <= limit
     assert chosen == ([1, 1, 1] if limit == 1e-12 else [0, 0, 0])
+
+
+@pytest.mark.parametrize(("share", "total", "most"), [(0.29, 100, 29), (0.7, 10, 7), (0.5, 7, 3), (1.0, 3, 3)])
+def test_a_share_that_a_number_just_meets_allows_it(share: float, total: int, most: int) -> None:
+    assert most_within(share, total) == most  # 0.29 * 100 is below 29
 
 
 def test_a_larger_error_is_never_expected_to_do_less() -> None:

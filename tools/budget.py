@@ -12,14 +12,16 @@ of the outputs on images that nothing was fitted to.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import itertools
 import math
 import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 from unittest.mock import patch
 
 import torch
@@ -133,7 +135,7 @@ def case_of(name: str, seed: int) -> Case:
     return replace(case, score=agreement)
 
 
-def auto(method: str = "auto", **settings: object) -> DecompositionConfig:
+def every_layer(method: str = "auto", **settings: object) -> DecompositionConfig:
     """Every layer that a method can split, by it."""
     return DecompositionConfig(method, rule="any", rank_multiple=RANK_MULTIPLE, **settings)  # type: ignore[arg-type]
 
@@ -141,7 +143,7 @@ def auto(method: str = "auto", **settings: object) -> DecompositionConfig:
 def weights_of(case: Case, mode: Mode | None) -> Sequence[Weight]:
     """What a budget chooses from."""
     with patch(f"{factoring.__name__}.chosen_within", wraps=chosen_within) as choosing:
-        case.planned(auto(), mode, Budget(macs=0.9))
+        case.planned(every_layer(), mode, Budget(macs=0.9))
     return cast(Sequence[Weight], choosing.call_args.args[2])
 
 
@@ -178,7 +180,7 @@ def predict(name: str, mode: Mode, plans: int) -> tuple[str, ...]:
             weight.group.name: False if one is None else {"method": one.method, "rank": FixedRank(one.ranks)}
             for weight, one in zip(weights, chosen, strict=True)
         }
-        plan = case.planned(auto(layers=rules), mode)
+        plan = case.planned(every_layer(layers=rules), mode)
         alone = [
             0.0 if one is None else weight.spectra[one.method].error(one.ranks)
             for weight, one in zip(by_weight, chosen, strict=True)
@@ -228,21 +230,25 @@ PREDICTIONS = (
 """Spearman's correlation with the measured error of weights alone, of responses, and as budgets predict it."""
 
 
-def best_uniform(case: Case, method: str, share: float) -> DecompositionConfig | None:
-    """The largest share of the full rank, for every layer that a method can split, within a share of the MACs.
+def uniform(case: Case, method: str, share: float) -> list[DecompositionConfig]:
+    """The largest share of the full rank for every layer within a share of the MACs, for some choices of the layers.
 
-    Ranks are not rounded, so that all the MACs are used that the budget may use.
+    Those are AMCT's and all that the method can split, with ranks rounded, and not: which is best depends on whether
+    narrow layers should rather be kept, and on the MACs that rounding leaves unused.
     """
-    low, high = 0.0, 1.0
-    for _ in range(7):
-        ratio = (low + high) / 2
-        plan = case.planned(_uniform(method, ratio), None)
-        low, high = (ratio, high) if macs_left(plan) <= share else (low, ratio)
-    return _uniform(method, low) if low else None
-
-
-def _uniform(method: str, ratio: float) -> DecompositionConfig:
-    return replace(auto(method), rank=RatioRank(ratio), rank_multiple=1)
+    found = []
+    for rule, multiple in itertools.product(("amct", "any"), (1, RANK_MULTIPLE)):
+        low, high, config = 0.0, 1.0, None
+        for _ in range(7):
+            ratio = (low + high) / 2
+            tried = DecompositionConfig(method, rank=RatioRank(ratio), rule=rule, rank_multiple=multiple)  # type: ignore[arg-type]
+            if macs_left(case.planned(tried, None)) <= share:
+                low, config = ratio, tried
+            else:
+                high = ratio
+        if config is not None:
+            found.append(config)
+    return found
 
 
 def macs_left(plan: DecompositionPlan) -> float:
@@ -250,31 +256,39 @@ def macs_left(plan: DecompositionPlan) -> float:
     return sum(layer.macs_after or 0 for layer in plan.layers) / sum(layer.macs or 0 for layer in plan.layers)
 
 
+class Result(NamedTuple):
+    """Share of the MACs, relative error of the outputs, and score in percent."""
+
+    macs: float
+    error: float
+    score: float
+
+
 def compare(name: str, mode: Mode, share: float, seeds: int) -> list[tuple[str, ...]]:
-    """What budgets and uniform ratios come to at the same MACs, for each method."""
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    ratios: dict[str, DecompositionConfig | None] = {}
+    """What budgets and the best uniform ratios come to at the same MACs, for each method."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    ratios: dict[str, list[DecompositionConfig]] = {}
     for seed in range(seeds):
         case = case_of(name, seed)
-        ratios = ratios or {method: best_uniform(case, method, share) for method in METHODS[1:]}
-        tried = [
-            *(("budget", method, auto(method)) for method in METHODS),
-            *(("ratio", method, config) for method, config in ratios.items()),
-        ]
-        for choice, method, config in tried:
-            if config is None:
-                continue
-            try:
-                plan = case.planned(config, mode, Budget(macs=share) if choice == "budget" else None)
-            except ConfigError:  # this method alone does not get there
-                continue
+        ratios = ratios or {method: uniform(case, method, share) for method in METHODS[1:]}
+
+        def result(config: DecompositionConfig, budget: Budget | None, case: Case = case) -> Result:
+            plan = case.planned(config, mode, budget)
             network = case.decomposed(plan)
-            line = (macs_left(plan), case.error(network), case.score(network))
-            found.setdefault((choice, method), []).append(line)
-            print(name, mode, share, seed, choice, method, *(f"{one:.4g}" for one in line), file=sys.stderr, flush=True)
+            return Result(macs_left(plan), case.error(network), case.score(network))
+
+        for method in METHODS:
+            with contextlib.suppress(ConfigError):  # this method alone does not get there
+                found.setdefault(("budget", method), []).append(result(every_layer(method), Budget(macs=share)))
+            results = [result(config, None) for config in ratios.get(method, ())]
+            if results:
+                found.setdefault(("ratio", method), []).append(min(results, key=lambda one: one.error))
+        for key, results in found.items():
+            print(name, mode, share, seed, *key, *(f"{one:.4g}" for one in results[-1]), file=sys.stderr, flush=True)
     return [
         (name, f"{share:g}", choice, method, *(f"{statistics.mean(one):.4g}" for one in zip(*lines, strict=True)))
         for (choice, method), lines in found.items()
+        if lines
     ]
 
 
