@@ -36,6 +36,7 @@ from .model.spec import LayerSpec, kinds_named
 from .name_rules import check_keys_name_layers
 from .plan.apply import apply_plan, checked_path
 from .plan.listed import axes_in_use, is_listed
+from .plan.log import log_chosen, log_rebuilt, warn_if_none
 from .plan.plan import DecompositionPlan
 from .plan.planner import make_plan
 from .ranks.budget import Budget
@@ -92,8 +93,11 @@ def auto_decomposition(
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
         _check_alike(processes, "auto_decomposition", budget, calibration, example_inputs, decompose_info_path)
+        config = _config_for(config, budget)
         plan = _plan(found, config, budget, calibration, example_inputs, progress, processes)
-        return apply_plan(plan.layers, found, place, processes)
+        result = apply_plan(plan.layers, found, place, processes)
+        warn_if_none(plan.layers, found, config)
+        return result
 
 
 def plan_decomposition(
@@ -148,7 +152,7 @@ def plan_decomposition(
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
         _check_alike(processes, "plan_decomposition", budget, calibration, example_inputs)
-        return _plan(found, config, budget, calibration, example_inputs, progress, processes)
+        return _plan(found, _config_for(config, budget), budget, calibration, example_inputs, progress, processes)
 
 
 def _check_settings(config: object, budget: object, calibration: object, example_inputs: object) -> None:
@@ -198,7 +202,7 @@ def _check_alike(
         fitted = f"mode={quoted(calibration.mode)}, add_bias={calibration.add_bias}, memory={calibration.memory}"
     own = {
         "the function called": function,
-        "budget": str(budget),
+        "budget": repr(budget),
         "calibration": fitted,
         "example_inputs": "None" if example_inputs is None else "given",
         "decompose_info_path": "None" if decompose_info_path is None else "given",
@@ -212,23 +216,30 @@ def _check_alike(
                 )
 
 
+def _config_for(config: DecompositionConfig | None, budget: Budget | None) -> DecompositionConfig:
+    """The config given, or the default one."""
+    if config is not None:
+        return config
+    return DecompositionConfig() if budget is None else DecompositionConfig(method="auto", rule="any")
+
+
 def _plan(
     found: Survey,
-    config: DecompositionConfig | None,
+    config: DecompositionConfig,
     budget: Budget | None,
     calibration: Calibration | None,
     example_inputs: object,
     progress: bool | ProgressFunction,
     processes: ProcessGroup,
 ) -> DecompositionPlan:
-    if config is None:
-        config = DecompositionConfig() if budget is None else DecompositionConfig(method="auto", rule="any")
     # A rule may well name a layer that an earlier call has decomposed.
     known = [*(name for layer in found.layers if is_listed(layer, config) for name in layer.names), *found.chains]
     for text in check_keys_name_layers(config.named_layers(), known, kinds_named(axes_in_use(config))):
         warn_user(text)
     with reporting(progress, "decompose") as report:
-        return make_plan(found, config, budget, calibration, example_inputs, report, processes)
+        plan = make_plan(found, config, budget, calibration, example_inputs, report, processes)
+    log_chosen(plan.budget)
+    return plan
 
 
 def decompose_network(
@@ -293,6 +304,7 @@ def rebuilding(
             warn_user(text)
         with replaced(model, replacements) as result:
             yield result
+        log_rebuilt(result[1], decompose_info_path)
 
 
 def _geometry(found: Survey) -> dict[str, LayerSpec | str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..._report.units import ratio_of
+from ..._run.inputs import batch_size_of
 from ..._run.intercept import Forward, acting
 from ..._run.outputs import ErrorSum, comparable
 from ..._run.process_group import ProcessGroup
@@ -80,7 +81,7 @@ class Outcome:
 
 
 def judge(
-    runs: Runs, groups: Sequence[Candidates], processes: ProcessGroup, batches: int | None = None
+    runs: Runs, groups: Sequence[Candidates], processes: ProcessGroup
 ) -> tuple[Outcome, list[tuple[float, float] | None]]:
     """Compare the model with its layers replaced with the model as it is.
 
@@ -92,8 +93,6 @@ def judge(
         What is to be compared.
     processes
         Those whose batches count, each with its own.
-    batches
-        How many batches to go over in each process; None for all that errors are measured on.
 
     Returns
     -------
@@ -103,44 +102,13 @@ def judge(
         For each group the relative error of the response, in the network as decomposed and in the network of plain
         splits. None where no batch reaches the layer.
     """
-    number = {module: index for index, group in enumerate(groups) for module in group.fitted}
     fitted = _Side([group.fitted for group in groups])
     plain = _Side([group.plain for group in groups])
-    kept: dict[nn.Module, list[tuple[torch.Size, Tensor]]] = {}
-
-    def sampled(module: nn.Module, response: Tensor) -> Tensor:
-        batched = groups[number[module]].spec.batched(response)
-        return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
-
-    def recorded(module: nn.Module) -> Forward:
-        def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
-            response: Tensor = type(module).forward(module, input)
-            kept[module].append((response.shape, sampled(module, response)))
-            return response
-
-        return forward
-
-    def compared(module: nn.Module, chain: Forward, tally: _Tally) -> Forward:
-        wanted = iter(kept[module])
-
-        def forward(input: Tensor) -> Tensor:  # noqa: A002
-            response = chain(input)
-            shape, target = next(wanted, (None, None))
-            if target is not None and shape == response.shape:
-                tally.add(target, sampled(module, response))
-            return response
-
-        return forward
-
-    judged = list(runs.judged)[:batches]
+    judged = runs.judged
     for index in judged:
-        kept = {module: [] for module in number}
-        with acting({module: recorded(module) for module in number}):
-            original = comparable(runs.outputs(index))
+        original = _Original(runs, index, groups)
         for side in (fitted, plain):
-            chains = side.chains.items()
-            with acting({module: compared(module, chain, side.layers[number[module]]) for module, chain in chains}):
-                side.outputs.add(original, runs.outputs(index))
+            original.compare(side)
     for side in (fitted, plain):
         side.pool(processes)
     counts, held_out = zip(*processes.gather((len(judged), bool(runs.held_out))), strict=True)
@@ -156,6 +124,90 @@ def judge(
         None if one.error is None or other.error is None else (one.error, other.error)
         for one, other in zip(fitted.layers, plain.layers, strict=True)
     ]
+
+
+def judge_each_alone(
+    runs: Runs, groups: Sequence[Candidates], processes: ProcessGroup, items: int, report: Callable[[int], object]
+) -> list[list[tuple[float, float]]]:
+    """Compare the model with the layers of one group replaced, and all others as they are, with the model as it is.
+
+    Parameters
+    ----------
+    runs
+        Of the model, on the batches to measure errors on.
+    groups
+        What is to be compared.
+    processes
+        Those whose batches count, each with its own.
+    items
+        How many items of the batches to go over in each process: as many batches as have them, at least one.
+    report
+        Called with the number of a group before the model runs with its layers replaced.
+
+    Returns
+    -------
+    list
+        For each group, of what was fitted and of the plain splits, the relative errors of the response and of the
+        outputs. Those are left out where no batch reaches the layer, or outputs cannot be compared.
+    """
+    sides = [(_Side([group.fitted]), _Side([group.plain])) for group in groups]
+    seen = 0
+    for index, batch in runs.judged.items():
+        if seen >= items:
+            break
+        seen += batch_size_of(batch) or 1
+        original = _Original(runs, index, groups)
+        for number, pair in enumerate(sides):
+            report(number)
+            for side in pair:
+                original.compare(side)
+    found = []
+    for pair in sides:
+        for side in pair:
+            side.pool(processes)
+        errors = [(side.layers[0].error, side.outputs.ratio) for side in pair]
+        found.append([(error, output) for error, output in errors if error is not None and output is not None])
+    return found
+
+
+class _Original:
+    """What the model as it is gives for a batch: its outputs, and samples of the responses of layers."""
+
+    def __init__(self, runs: Runs, index: int, groups: Sequence[Candidates]) -> None:
+        self._runs, self._index = runs, index
+        self._specs = {module: group.spec for group in groups for module in group.fitted}
+        self._responses: dict[nn.Module, list[tuple[torch.Size, Tensor]]] = {module: [] for module in self._specs}
+        with acting({module: self._recorded(module) for module in self._specs}):
+            self._outputs = comparable(runs.outputs(index))
+
+    def compare(self, side: _Side) -> None:
+        """Run the model with its layers replaced as on a side, and add up what differs there."""
+        with acting({module: self._compared(module, chain, side) for module, chain in side.chains.items()}):
+            side.outputs.add(self._outputs, self._runs.outputs(self._index))
+
+    def _sampled(self, module: nn.Module, response: Tensor) -> Tensor:
+        batched = self._specs[module].batched(response)
+        return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
+
+    def _recorded(self, module: nn.Module) -> Forward:
+        def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
+            response: Tensor = type(module).forward(module, input)
+            self._responses[module].append((response.shape, self._sampled(module, response)))
+            return response
+
+        return forward
+
+    def _compared(self, module: nn.Module, chain: Forward, side: _Side) -> Forward:
+        wanted = iter(self._responses[module])
+
+        def forward(input: Tensor) -> Tensor:  # noqa: A002
+            response = chain(input)
+            shape, target = next(wanted, (None, None))
+            if target is not None and shape == response.shape:
+                side.layers[side.number_of[module]].add(target, self._sampled(module, response))
+            return response
+
+        return forward
 
 
 @dataclass
@@ -182,6 +234,7 @@ class _Side:
 
     def __init__(self, groups: Sequence[Mapping[nn.Module, Forward]]) -> None:
         self.chains = {module: chain for group in groups for module, chain in group.items()}
+        self.number_of = {module: number for number, group in enumerate(groups) for module in group}
         self.layers = [_Tally() for _ in groups]
         self.outputs = ErrorSum()
 

@@ -6,9 +6,12 @@ from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..methods.factoring import Factoring
 from ..ranks.influence import PROPORTIONAL, Influence
-from .evaluation import Candidates, judge
+from .evaluation import Candidates, judge_each_alone
 from .runs import Runs
 from .trial_chains import chains_for
+
+# Items of held-out batches that the model is run on for each layer: more do not predict better.
+_ITEMS = 8
 
 
 def influences(
@@ -21,7 +24,7 @@ def influences(
     Parameters
     ----------
     runs
-        Of the model; one batch held out is run on.
+        Of the model; batches held out are run on.
     factoring
         Of its weights, whose spectra are known.
     report
@@ -34,17 +37,17 @@ def influences(
     dict
         By number of the group; where the outputs cannot be compared, errors of responses count as they are.
     """
-    found = {}
     probes = factoring.probes()
-    for done, (index, (group, better, worse)) in enumerate(probes.items()):
-        report(done, len(probes), group.name)
-        candidates = Candidates(group.spec, chains_for(group, better), chains_for(group, worse))
-        outcome, (errors,) = judge(runs, [candidates], processes, batches=1)
-        outputs = (outcome.output_error, outcome.plain_output_error)
-        measured = tuple(
-            (error, output)
-            for error, output in zip(errors or (), outputs, strict=False)
-            if error and output  # None where nothing can be compared, and zero where nothing is lost
-        )
-        found[index] = Influence(measured) if measured else PROPORTIONAL
+    names = [group.name for group, _, _ in probes.values()]
+    tried = [
+        Candidates(group.spec, chains_for(group, better), chains_for(group, worse))
+        for group, better, worse in probes.values()
+    ]
+    measured = judge_each_alone(
+        runs, tried, processes, _ITEMS, lambda number: report(number, len(names), names[number])
+    )
+    found = {}
+    for index, pairs in zip(probes, measured, strict=True):
+        above_zero = tuple((error, output) for error, output in pairs if error and output)
+        found[index] = Influence(above_zero) if above_zero else PROPORTIONAL
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -57,12 +57,12 @@ class WeightGroup:
     settings
         What they have in common.
     calls
-        Shapes of the inputs of all calls of these layers, as far as they are known.
+        For each of these layers the shapes of the inputs of all its calls, as far as they are known.
     """
 
     layers: tuple[Layer, ...]
     settings: DecompositionConfig
-    calls: tuple[Sequence[int], ...] = ()
+    calls: tuple[Sequence[Sequence[int]], ...] = ()
 
     @property
     def spec(self) -> LayerSpec:
@@ -110,13 +110,18 @@ class WeightGroup:
         """How one of the layers is split at these ranks."""
         return split_of(self.method, cast(LayerSpec, layer.spec), ranks, added_bias=added_bias)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates over all known calls of the layers as they are."""
+        return self._macs(lambda layer: (layer,))
+
     def parameters_at(self, ranks: Sequence[int]) -> int:
         """Number of weights and biases of one layer after a split at these ranks."""
         return sum(stage.parameters for stage in self.stages(ranks))
 
     def macs_at(self, ranks: Sequence[int]) -> int | None:
         """Multiply-accumulates over all known calls after a split at these ranks; None where none are known."""
-        return macs_over_calls(self.stages(ranks), self.calls) or None
+        return self._macs(lambda layer: self.method.stages(layer, ranks)) or None
 
     def cost_at(self, ranks: Sequence[int]) -> int:
         """What splits are compared by: their multiply-accumulates where calls are known, else their parameters."""
@@ -131,7 +136,7 @@ class WeightGroup:
         before, after = self.spec.parameters, self.parameters_at(ranks)
         if after >= before:
             return f"{at} have {after:,} parameters, no fewer than {before:,}"
-        before, macs = macs_over_calls((self.spec,), self.calls), self.macs_at(ranks)
+        before, macs = self.macs, self.macs_at(ranks)
         if before and macs is not None and macs >= before:
             return f"{at} take {macs:,} MACs, no fewer than {before:,}"
         return None
@@ -182,6 +187,11 @@ class WeightGroup:
         weight = self.weight().to(weights[0].dtype)
         error = error_of_chain(weights, self.stages(ranks), weight, self.spec.groups)
         return Factors(tuple(ranks), tuple(weights), error)
+
+    def _macs(self, stages_of: Callable[[LayerSpec], Sequence[LayerSpec]]) -> int:
+        # Layers that share a weight may differ in stride.
+        layers = zip(self.layers, self.calls, strict=False)  # no calls where none are known
+        return sum(macs_over_calls(stages_of(cast(LayerSpec, layer.spec)), calls) for layer, calls in layers)
 
     @contextlib.contextmanager
     def _naming_the_layer(self) -> Iterator[None]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import ConfigError
-from ..model.spec import macs_over_calls
-from ..ranks.budget import Budget
+from ..ranks.budget import Budget, most_within
 from ..ranks.choose import Choice
 from ..ranks.influence import PROPORTIONAL, Influence
 from ..ranks.knapsack import Option, least_cost, least_damage, undominated
@@ -71,7 +70,7 @@ class Weight:
     def cost(self, candidate: Candidate | None, *, by_macs: bool) -> int:
         """What the model takes for it, in MACs or parameters; with None for a candidate, as it is."""
         if by_macs:
-            return macs_over_calls((self.group.spec,), self.group.calls) if candidate is None else candidate.macs or 0
+            return self.group.macs if candidate is None else candidate.macs or 0
         if candidate is None:
             return self.group.spec.parameters
         return candidate.parameters + self.added_biases * self.group.spec.out_channels
@@ -125,7 +124,9 @@ def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) 
     ]
     fixed = total - sum(of_weight[0].cost for of_weight in options)
     within_damage = what == "damage"
-    chosen = least_cost(options, share**2) if within_damage else least_damage(options, share * total - fixed)
+    chosen = (
+        least_cost(options, share**2) if within_damage else least_damage(options, most_within(share, total) - fixed)
+    )
     if chosen is None:
         least = fixed + sum(min(option.cost for option in of_weight) for of_weight in options)
         reachable = math.ceil(least / max(total, 1) * 1e4) / 1e4
@@ -138,13 +139,14 @@ def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) 
     damage = math.fsum(option.damage for option in taken)
     after = (fixed + sum(option.cost for option in taken)) / max(total, 1)
     verdicts = tuple(
-        _verdict(of_weight, options_of_weight, index, total, damage, unit)
-        for of_weight, options_of_weight, index in zip(candidates, options, chosen, strict=True)
+        _verdict(weight.group.settings.rank_multiple, of_weight, options_of_weight, index, total, damage, unit)
+        for weight, of_weight, options_of_weight, index in zip(weights, candidates, options, chosen, strict=True)
     )
     return Chosen(verdicts, f"Budget {budget}: {after:.1%} of the {unit}, expected damage {math.sqrt(damage):.3g}.")
 
 
 def _verdict(
+    multiple: int,
     candidates: Sequence[Candidate | None],
     options: Sequence[Option],
     index: int,
@@ -154,7 +156,7 @@ def _verdict(
 ) -> tuple[str, Choice] | str:
     """The choice, and in words what the next better and the next cheaper ones would change."""
     if len(candidates) == 1:
-        return "no split has fewer parameters and MACs"
+        return f"no split at multiples of {multiple} has fewer parameters and MACs"
     line = undominated(options)
     # What was chosen is on that line, or equal in damage to one there that costs less, which rounding has hidden.
     place = next((at for at, other in enumerate(line) if options[other].damage <= options[index].damage), 0)

@@ -22,6 +22,7 @@ from ..model.replace import Replacement, bias_for, build_chain, parameters_like,
 from ..model.spec import LayerModule
 from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
+from .log import log_applied
 
 
 def checked_path(path: str | os.PathLike[str] | None, processes: ProcessGroup) -> Path | None:
@@ -67,6 +68,7 @@ def apply_plan(
             processes.gather(None)
         if place is not None:
             sync_folder(place.parent)
+    log_applied(plans, place)
     return result
 
 

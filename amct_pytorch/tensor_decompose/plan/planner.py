@@ -177,7 +177,7 @@ def _groups_of(verdicts: Verdicts, calls: Mapping[tuple[str, ...], Shapes]) -> l
         if isinstance(verdict, DecompositionConfig):
             weight = id(layer.module._parameters["weight"])
             group = groups.get(weight, WeightGroup((), verdict))
-            of_all = (*group.calls, *calls.get(layer.names, ()))
+            of_all = (*group.calls, tuple(calls.get(layer.names, ())))
             groups[weight] = replace(group, layers=(*group.layers, layer), calls=of_all)
     return list(groups.values())
 

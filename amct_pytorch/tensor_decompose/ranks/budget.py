@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from ..._run.arguments import check_share
@@ -25,7 +26,8 @@ class Budget:
         Parameters of the whole model after, as a share of those before.
     damage
         Expected relative error of the outputs: the root of the sum of the squares of the damages of all layers. That
-        of a layer is, without calibration, the relative error of its weight; with calibration, that of its response.
+        of a layer is, without calibration, the relative error of its weight, which says little about the outputs; with
+        calibration, the relative error of the outputs that errors of its response cause, measured at two ranks.
         MACs are saved where example inputs are given, else parameters.
 
     Raises
@@ -54,3 +56,9 @@ class Budget:
     def limit(self) -> tuple[str, float]:
         """Which of the three it is, and its value."""
         return next((name, value) for name, value in dataclasses.asdict(self).items() if value is not None)
+
+
+def most_within(share: float, total: int) -> int:
+    """The largest number that is no more than this share of a total, as the quotient of the two says it."""
+    most = math.floor(share * total)
+    return most + 1 if (most + 1) / max(total, 1) <= share else most

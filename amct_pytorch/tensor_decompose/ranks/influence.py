@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Influence:
@@ -31,14 +33,12 @@ class Influence:
         """
         if error <= 0:
             return 0.0
-        points = sorted(self.measured)
-        (low, of_low), (high, of_high) = points[0], points[-1]
-        if error <= low or low == high:
-            return error * of_low / low
-        if error >= high:
-            return error * of_high / high
-        share = math.log(error / low) / math.log(high / low)
-        return of_low * math.exp(share * math.log(of_high / of_low))
+        errors, outputs = np.array(sorted(self.measured)).T
+        # A larger error that happened to move the outputs less is chance.
+        outputs = np.maximum.accumulate(outputs)
+        near = min(max(error, errors[0]), errors[-1])
+        of_near = math.exp(np.interp(math.log(near), np.log(errors), np.log(outputs)))
+        return of_near * error / float(near)
 
 
 PROPORTIONAL = Influence(((1.0, 1.0),))

@@ -62,7 +62,9 @@ def least_damage(layers: Sequence[Sequence[Option]], limit: float) -> list[int] 
         An index into the options of each layer, exact to a thousandth of the least total damage; None where even the
         cheapest options cost more than the limit.
     """
-    kept = [undominated(options) for options in layers]
+    kept = [[index for index in undominated(options) if options[index].cost <= limit] for options in layers]
+    if not all(kept):
+        return None
     cheapest = [indices[0] for indices in kept]
     if _total(layers, cheapest, "cost") > limit:
         return None
