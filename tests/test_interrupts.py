@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import amct_pytorch
+from amct_pytorch._run import isolation
 from amct_pytorch._run.interrupts import (
     Switch,
     interrupt_if_pressed,
@@ -274,7 +275,11 @@ _BLOCKS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
 
 @pytest.mark.parametrize("ending", ["well", "an error"])
 @pytest.mark.parametrize("block", list(_BLOCKS))
-def test_an_interrupt_at_any_line_of_restoring_leaves_everything_restored(block: str, ending: str) -> None:
+def test_an_interrupt_at_any_line_of_restoring_leaves_everything_restored(
+    block: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Beside threads that other tests have left, it would rest for each line.
+    monkeypatch.setattr(isolation, "_REST", 0)
     model = nn.Sequential(nn.BatchNorm2d(2))
     with torch.autocast("cpu"):
         for line in itertools.count(1):

@@ -285,6 +285,7 @@ def test_distributed_is_a_flag_or_a_time(wanted: Any) -> None:
         auto_decomposition(_net(), distributed=wanted)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_within_a_minute() -> None:
     alive, dead = run_in_processes("tests.test_processes", "one_dies")
     assert dead == {}

@@ -43,6 +43,7 @@ def test_results_come_in_order_and_an_error_stops_the_rest() -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.slow
 def test_decompositions_in_several_threads_take_turns_and_leave_the_process_as_it_was() -> None:
     """Threads started later get the user's number of threads, too."""
     program = (

@@ -150,7 +150,7 @@ def _reach(layers: Sequence[Layer], calls: Sequence[Sequence[torch.Size]], setti
         assert layer.spec is not None, "those without are left out"
         macs = macs_over_calls((layer.spec,), seen)
         total += macs
-        reason = why_not_reached(WeightGroup((layer,), settings, tuple(seen)))
+        reason = why_not_reached(WeightGroup((layer,), settings, (seen,)))
         if reason is not None:
             # Layers that differ by their numbers and names alone are kept for one reason.
             kept[re.sub(r"[\d,×.]+|'.*?'", "…", reason)].append((macs, reason))
