@@ -20,6 +20,7 @@ _READMES = ["README.md", "README_zh.md"]
 
 def test_the_public_names_are_these() -> None:
     assert tensor_decompose.__all__ == [
+        "Budget",
         "Calibration",
         "DecomposedConv1d",
         "DecomposedConv2d",
