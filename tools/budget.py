@@ -3,7 +3,7 @@
 The networks are that of examples/digits and two pretrained detectors, on drawn images (extra: real). Errors are those
 of the outputs on images that nothing was fitted to.
 
-    python tools/budget.py predict --networks digits    # Spearman's correlation over random plans; a minute
+    python tools/budget.py predict --networks digits    # Spearman's correlation over random plans; five minutes
     python tools/budget.py predict                      # that of all networks; an hour
     python tools/budget.py compare --networks digits --shares 0.3 0.15 --seeds 5    # with uniform ratios at equal MACs
     python tools/budget.py compare --networks ddddocr pp-ocr --shares 0.5 0.3 --seeds 1
