@@ -19,7 +19,7 @@ from ..methods.low_rank import balanced
 from ..model.compose import composed_weight, ungrouped
 from ..model.spec import LayerSpec
 from .descent import improve_stage
-from .least_squares import Moments, Refit, refit
+from .least_squares import Moments, Refit, refit, refit_last_two
 from .stage_kernels import composed, prefix_offsets
 from .whitening import Root
 
@@ -94,17 +94,18 @@ def fit_chain(
     def error_of(prefix: Tensor, weight: Tensor) -> float:
         return total.error(composed(prefix, ungrouped(weight, groups), offsets))
 
-    found: list[tuple[Refit, Start, float]] = []
+    found: list[tuple[Refit, Start, list[Tensor], float]] = []
     limit = math.inf
     for start in starts:
         weights = [weight.double() for weight in start.weights]
+        limit = error_of(composed_weight(weights[:-1], stages[:-1]), weights[-1])
+        _fit_last_two(weights, stages, layer, total, halves)
         prefix = composed_weight(weights[:-1], stages[:-1])
-        limit = error_of(prefix, weights[-1])
         result = refit(prefix, weights[-1], offsets, total, halves, groups)
-        found.append((result, start, error_of(prefix, result.last)))
-    allowed = [item for item in found if item[2] <= limit] or found[-1:]
-    result, start, _ = min(allowed, key=lambda item: item[0].expected)
-    weights, whitened = [*(weight.double() for weight in start.weights[:-1]), result.last], start.unknowns > 0
+        found.append((result, start, weights[:-1], error_of(prefix, result.last)))
+    allowed = [item for item in found if item[-1] <= limit] or found[-1:]
+    result, start, before_last, _ = min(allowed, key=lambda item: item[0].expected)
+    weights, whitened = [*before_last, result.last], start.unknowns > 0
     for index in range(len(stages) - 1):
         improved = improve_stage(weights, stages, index, layer, root, total, halves)
         if improved is not None:
@@ -114,6 +115,19 @@ def fit_chain(
     weights[-1] = again.last
     ridge = result.ridge if math.isinf(again.ridge) else again.ridge
     return ChainFit(_evened(weights, stages), start, whitened, ridge)
+
+
+def _fit_last_two(
+    weights: list[Tensor], stages: Sequence[LayerSpec], layer: LayerSpec, total: Moments, halves: Sequence[Moments]
+) -> None:
+    """Fit the last two of three or more stages together, where their geometry allows it."""
+    *before, core, last = stages
+    if not before or max(last.kernel_size) > 1 or core.groups > 1 or last.groups > 1:
+        return
+    prefix, offsets = composed_weight(weights[:-2], before), prefix_offsets(layer, before)
+    fitted = refit_last_two(prefix, weights[-2], weights[-1], offsets, total, halves)
+    if fitted is not None:
+        weights[-2:] = fitted
 
 
 def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Tensor, ...]:
