@@ -1,7 +1,8 @@
 """The weights of a chain from the moments of the data: the start that promises most, then stage by stage.
 
 The starts are splits: of the weight alone, in the metric of the data, and of the kernel adapted to inputs that are not
-those of the original. From each on, the last stage is fitted by ridge-regularised least squares. Then, of the best,
+those of the original. From each on, the last stage is fitted by ridge-regularised least squares; of three or more,
+the last two together by reduced-rank regression, where the last is pointwise. Then, of the best,
 each stage before it in turn, with the others fixed, and the last once more. (X. Zhang, J. Zou, K. He, J. Sun,
 "Accelerating very deep convolutional networks for classification and detection", TPAMI 2016, fit responses layer after
 layer.)
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -99,9 +100,11 @@ def fit_chain(
     for start in starts:
         weights = [weight.double() for weight in start.weights]
         limit = error_of(composed_weight(weights[:-1], stages[:-1]), weights[-1])
-        _fit_last_two(weights, stages, layer, total, halves)
+        ridge = _fit_last_two(weights, stages, layer, total, halves)
         prefix = composed_weight(weights[:-1], stages[:-1])
         result = refit(prefix, weights[-1], offsets, total, halves, groups)
+        if math.isinf(result.ridge):
+            result = replace(result, ridge=ridge)
         found.append((result, start, weights[:-1], error_of(prefix, result.last)))
     allowed = [item for item in found if item[-1] <= limit] or found[-1:]
     result, start, before_last, _ = min(allowed, key=lambda item: item[0].expected)
@@ -119,15 +122,20 @@ def fit_chain(
 
 def _fit_last_two(
     weights: list[Tensor], stages: Sequence[LayerSpec], layer: LayerSpec, total: Moments, halves: Sequence[Moments]
-) -> None:
-    """Fit the last two of three or more stages together, where their geometry allows it."""
+) -> float:
+    """Fit the last two of three or more stages together, where the very last is pointwise and neither has groups.
+
+    Returns
+    -------
+    float
+        The ridge; infinite where the weights stay as they were.
+    """
     *before, core, last = stages
-    if not before or max(last.kernel_size) > 1 or core.groups > 1 or last.groups > 1:
-        return
+    if not before or math.prod(last.kernel_size) > 1 or core.groups > 1 or last.groups > 1:
+        return math.inf
     prefix, offsets = composed_weight(weights[:-2], before), prefix_offsets(layer, before)
-    fitted = refit_last_two(prefix, weights[-2], weights[-1], offsets, total, halves)
-    if fitted is not None:
-        weights[-2:] = fitted
+    *weights[-2:], ridge = refit_last_two(prefix, weights[-2], weights[-1], offsets, total, halves)
+    return ridge
 
 
 def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Tensor, ...]:

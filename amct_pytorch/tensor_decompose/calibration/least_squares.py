@@ -116,13 +116,13 @@ def refit(
 
 def refit_last_two(
     prefix: Tensor, core: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments]
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor, Tensor, float]:
     """The last two factors of a chain together, where the very last is pointwise: a least-squares map of low rank.
 
-    The two are a linear map of the patch of the one before the last, of as many ranks as there are channels between
-    them. Of all these it is the one of least error plus ridge, which pulls towards the factors given, so the error on
-    these data is never above theirs. The ridge is chosen as in `refit`. (A. J. Izenman, "Reduced-rank regression for
-    the multivariate linear model", 1975.)
+    The two are a linear map of what the core sees, whose rank is the number of channels between them. Of all these it
+    is the one of least error plus ridge, which pulls towards the factors given, so the error on these data is never
+    above theirs. The ridge is chosen as in `refit`. (A. J. Izenman, "Reduced-rank regression for the multivariate
+    linear model", 1975.)
 
     Parameters
     ----------
@@ -139,13 +139,15 @@ def refit_last_two(
 
     Returns
     -------
-    tuple of Tensor or None
-        The two factors; None where no gain carries over between the halves.
+    core, last : Tensor
+        Those given where no gain carries over between the halves.
+    ridge : float
+        In units of the mean variance of what the core sees; infinite where the factors are those given.
     """
     start = last.flatten(1) @ core.flatten(1)
     error = total.error(composed(prefix, start.reshape(len(start), *core.shape[1:]), offsets))
     if error <= total.rounding or min(half.weight for half in halves) == 0:
-        return None
+        return core, last, math.inf
     blocks = [_Block.of(prefix, start, offsets, half, half.cross) for half in halves]
     changes = [0.0] * len(_RIDGES)
     for fitted_on, other, half in zip(blocks, reversed(blocks), reversed(halves), strict=True):
@@ -154,9 +156,10 @@ def refit_last_two(
             changes[index] += half.weight * other.change(left @ right - start)
     least = min(range(len(_RIDGES)), key=changes.__getitem__)
     if changes[least] >= 0:
-        return None
-    left, right = _Block.of(prefix, start, offsets, total, total.cross).of_rank(start, _RIDGES[least], len(core))
-    return right.reshape(core.shape), left.reshape(last.shape)
+        return core, last, math.inf
+    ridge = _RIDGES[least]
+    left, right = _Block.of(prefix, start, offsets, total, total.cross).of_rank(start, ridge, len(core))
+    return right.reshape(core.shape), left.reshape(last.shape), ridge
 
 
 @dataclass(frozen=True)
