@@ -1005,3 +1005,33 @@ def test_on_the_digits_network_each_mode_recovers_what_it_promises(ratio: float)
             auto_decomposition(load_pretrained(), config=config, calibration=calibration)[0], images, labels
         )
         assert (found - plain) / (original - plain) >= share, mode
+
+
+@pytest.mark.filterwarnings("ignore:too few calibration data")
+@pytest.mark.parametrize("side", [16, 8])
+def test_reconstruct_counts_on_more_noise_the_fewer_samples_there_are(side: int) -> None:
+    model = nn.Sequential(conv(64), nn.ReLU(), conv(64), nn.ReLU()).eval()
+    config = DecompositionConfig(rank=RatioRank(0.7), require_gain=False)
+    inputs = data(0, "noise", 1, side)[:, :64].expand(2, -1, -1, -1)  # the halves agree in all
+    plan = plan_decomposition(model, config, calibration=Calibration([inputs, inputs], mode="reconstruct"))
+    layer, plain = plan.layers[1], plan_decomposition(model, config).layers[1]
+    values_by_samples = 576 / (2 * side * 7)  # of the batch that is not held out
+    assert 0.95 > layer.fit.shrinkage >= values_by_samples * plain.error**2 > plain.error**2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:too few calibration data")
+def test_with_few_inputs_reconstruct_still_loses_no_more_than_refit() -> None:
+    train, _, images, _ = load_digits_tensors()
+    config = DecompositionConfig(rank=RatioRank(0.06), rank_multiple=1)
+    with torch.no_grad():
+        expected = load_pretrained()(images)
+    for seed in range(2):
+        some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:32]]
+        errors = []
+        for mode in ("refit", "reconstruct"):
+            calibration = Calibration([some], mode=mode)
+            net, _ = auto_decomposition(load_pretrained(), config=config, calibration=calibration)
+            with torch.no_grad():
+                errors.append(float((net(images) - expected).norm() / expected.norm()))
+        assert errors[1] < 0.9 * errors[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from amct_pytorch.tensor_decompose.calibration.chain_fit import Start, fit_chain
-from amct_pytorch.tensor_decompose.calibration.least_squares import Moments, adapted_kernel, refit
+from amct_pytorch.tensor_decompose.calibration.least_squares import Moments, adapted_kernel, refit, refit_last_two
 from amct_pytorch.tensor_decompose.calibration.moments import MomentSums
 from amct_pytorch.tensor_decompose.calibration.positions import halves_of, sample_positions
 from amct_pytorch.tensor_decompose.calibration.stage_kernels import composed, prefix_offsets, seen_by_prefix
@@ -109,3 +110,40 @@ def test_of_a_linear_layer_the_split_of_the_adapted_kernel_is_the_best_of_its_ra
     left_out = torch.linalg.svdvals(inputs @ answers)[rank:].square().sum()
     least = float(left_out + (inputs @ answers - wanted).square().sum()) / len(inputs)
     assert error(adapted_kernel(weight, total, halves)) < 1.02 * least < 0.98 * error(weight)
+
+
+def test_the_last_two_of_three_stages_together_are_the_best_map_of_their_rank() -> None:
+    layer, sizes = LAYERS["Conv2d, dilated, strided"]
+    weight = torch.randn(layer.weight_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs, wanted = seen_and_wanted(layer, sizes, weight)
+    total, halves = moments_of(layer, inputs, wanted, weight)
+    stages, ranks = TwoRankSplit().stages(layer, (4, 3)), (4, 3)
+    first, core, last = TwoRankSplit().split(weight, layer, ranks)
+    offsets = prefix_offsets(layer, stages[:1])
+
+    def error(core: Tensor, last: Tensor) -> float:
+        both = composed_weight((core, last), stages[1:])
+        return total.error(composed(first, both, offsets))
+
+    *fitted, ridge = refit_last_two(first, core, last, offsets, total, halves)
+    everywhere = sample_positions(wanted.shape, math.inf, seed=0)
+    seen = stages[1].patches(stages[0].forward(inputs, first), everywhere)
+    answers = responses_at(wanted, everywhere)
+    images = seen @ torch.linalg.lstsq(seen, answers).solution
+    left_out = torch.linalg.svdvals(images)[ranks[1] :].square().sum()
+    least = float(left_out + (images - answers).square().sum()) / len(seen)
+    assert [part.shape for part in fitted] == [core.shape, last.shape]
+    assert math.isfinite(ridge)
+    assert error(*fitted) < 1.02 * least < 0.9 * error(core, last)
+
+
+def test_the_last_two_stages_stay_where_a_half_of_the_data_asks_for_the_opposite_of_the_other() -> None:
+    layer, sizes = LAYERS["Conv2d, dilated, strided"]
+    weight = torch.randn(layer.weight_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total, (half, _) = moments_of(layer, *seen_and_wanted(layer, sizes, weight), weight)
+    stages = TwoRankSplit().stages(layer, (4, 3))
+    first, core, last = TwoRankSplit().split(weight, layer, (4, 3))
+    answered = composed_weight((first, core, last), stages).flatten(1) @ half.second
+    opposite = replace(half, cross=2 * answered - half.cross)
+    found = refit_last_two(first, core, last, prefix_offsets(layer, stages[:1]), total, (half, opposite))
+    assert found == (core, last, math.inf)

@@ -4,7 +4,7 @@ The network is that of examples/digits; factors are fitted to 256 of its trainin
 is measured on its 450 test images. Every 3×3 convolution except the first is split at the same share of its full rank,
 without rounding.
 
-    python tools/accuracy.py                                 # the table; a minute or two
+    python tools/accuracy.py                                 # the table; five minutes
     python tools/accuracy.py --picture docs/accuracy.png     # and the picture (extra: report)
     python tools/accuracy.py --cost                          # the cost of whiten on a ResNet-50-sized stack
 """

@@ -1,7 +1,8 @@
 """The weights of a chain from the moments of the data: the start that promises most, then stage by stage.
 
 The starts are splits: of the weight alone, in the metric of the data, and of the kernel adapted to inputs that are not
-those of the original. From each on, the last stage is fitted by ridge-regularised least squares. Then, of the best,
+those of the original. From each on, the last stage is fitted by ridge-regularised least squares; of three or more,
+the last two together by reduced-rank regression, where the last is pointwise. Then, of the best,
 each stage before it in turn, with the others fixed, and the last once more. (X. Zhang, J. Zou, K. He, J. Sun,
 "Accelerating very deep convolutional networks for classification and detection", TPAMI 2016, fit responses layer after
 layer.)
@@ -11,15 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..methods.low_rank import balanced
+from ..methods.low_rank import balanced, evened
 from ..model.compose import composed_weight, ungrouped
 from ..model.spec import LayerSpec
 from .descent import improve_stage
-from .least_squares import Moments, Refit, refit
+from .least_squares import Moments, Refit, refit, refit_last_two
 from .stage_kernels import composed, prefix_offsets
 from .whitening import Root
 
@@ -94,17 +95,20 @@ def fit_chain(
     def error_of(prefix: Tensor, weight: Tensor) -> float:
         return total.error(composed(prefix, ungrouped(weight, groups), offsets))
 
-    found: list[tuple[Refit, Start, float]] = []
+    found: list[tuple[Refit, Start, list[Tensor], float]] = []
     limit = math.inf
     for start in starts:
         weights = [weight.double() for weight in start.weights]
+        limit = error_of(composed_weight(weights[:-1], stages[:-1]), weights[-1])
+        ridge = _fit_last_two(weights, stages, layer, total, halves)
         prefix = composed_weight(weights[:-1], stages[:-1])
-        limit = error_of(prefix, weights[-1])
         result = refit(prefix, weights[-1], offsets, total, halves, groups)
-        found.append((result, start, error_of(prefix, result.last)))
-    allowed = [item for item in found if item[2] <= limit] or found[-1:]
-    result, start, _ = min(allowed, key=lambda item: item[0].expected)
-    weights, whitened = [*(weight.double() for weight in start.weights[:-1]), result.last], start.unknowns > 0
+        if math.isinf(result.ridge):
+            result = replace(result, ridge=ridge)
+        found.append((result, start, weights[:-1], error_of(prefix, result.last)))
+    allowed = [item for item in found if item[-1] <= limit] or found[-1:]
+    result, start, before_last, _ = min(allowed, key=lambda item: item[0].expected)
+    weights, whitened = [*before_last, result.last], start.unknowns > 0
     for index in range(len(stages) - 1):
         improved = improve_stage(weights, stages, index, layer, root, total, halves)
         if improved is not None:
@@ -116,6 +120,24 @@ def fit_chain(
     return ChainFit(_evened(weights, stages), start, whitened, ridge)
 
 
+def _fit_last_two(
+    weights: list[Tensor], stages: Sequence[LayerSpec], layer: LayerSpec, total: Moments, halves: Sequence[Moments]
+) -> float:
+    """Fit the last two of three or more stages together, where the very last is pointwise and neither has groups.
+
+    Returns
+    -------
+    float
+        The ridge; infinite where the weights stay as they were.
+    """
+    *before, core, last = stages
+    if not before or math.prod(last.kernel_size) > 1 or core.groups > 1 or last.groups > 1:
+        return math.inf
+    prefix, offsets = composed_weight(weights[:-2], before), prefix_offsets(layer, before)
+    *weights[-2:], ridge = refit_last_two(prefix, weights[-2], weights[-1], offsets, total, halves)
+    return ridge
+
+
 def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Tensor, ...]:
     """Weights of the same kernel whose entries are of similar size in every stage, as half precision needs them."""
     if len(weights) == 2 and all(stage.groups == 1 for stage in stages):
@@ -123,8 +145,4 @@ def _evened(weights: Sequence[Tensor], stages: Sequence[LayerSpec]) -> tuple[Ten
         turned = last.transpose(0, 1)
         rows, columns = balanced(first.flatten(1), turned.flatten(1))
         return rows.reshape(first.shape), columns.reshape(turned.shape).transpose(0, 1).contiguous()
-    lengths = [float(weight.norm()) / math.sqrt(weight.numel()) for weight in weights]
-    if not all(lengths):
-        return tuple(weights)
-    mean = math.prod(lengths) ** (1 / len(lengths))
-    return tuple(weight * (mean / length) for weight, length in zip(weights, lengths, strict=True))
+    return evened(weights)

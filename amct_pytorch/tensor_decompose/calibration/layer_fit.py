@@ -109,13 +109,15 @@ def fit(
     mode: Mode,
     note: str = "",
     *,
-    as_seen: bool = True,
+    as_seen: bool,
 ) -> Fitted:
     """The factors of a group's weight that the data ask for.
 
     Where the decomposed network gives other inputs than these, since layers before are cut as well, the whitened
     split takes a share of their energy for white noise, or it would be careless where the noise is. As this share
-    serves what the layer's own plain split leaves out of its weight: the lower the ranks, the more.
+    serves what the layer's own plain split leaves out of its weight: the lower the ranks, the more. In reconstruct it
+    is more by as many times as a patch has more values than there are samples: the layers before are fitted to the
+    same inputs, and the fewer these are, the more others differ from them.
 
     Parameters
     ----------
@@ -130,7 +132,7 @@ def fit(
     note
         Why this is not the mode that the user asked for.
     as_seen
-        Whether the inputs are those that the decomposed network gives the layer.
+        Whether the inputs are those that the decomposed network gives the layer, on other data too.
     """
     ranks, stages = plain.ranks, group.stages(plain.ranks)
     kernel = ungrouped(group.weight().double(), group.spec.groups).flatten(1)
@@ -140,10 +142,11 @@ def fit(
     first_moments = [
         seen_by_prefix(part.second, offsets) if sums.offsets is None else part.second for part in (total, *halves)
     ]
+    scarcity = max(1.0, group.spec.patch_size / sums.samples) if mode == "reconstruct" else 1.0
     root = shrunk_root(
         first_moments[0],
         [(half.weight, second) for half, second in zip(halves, first_moments[1:], strict=True)],
-        least=0.0 if as_seen else plain.error**2,
+        least=0.0 if as_seen else plain.error**2 * scarcity,
     )
     whitened = group.factors(ranks, group.spectrum(root.root), root.root)
     start = Start(whitened.weights, unknowns=len(offsets), patches=offsets.shape[1])

@@ -114,6 +114,54 @@ def refit(
     return Refit((start + step).reshape(last.shape), ridge, max(0.0, errors[least]))
 
 
+def refit_last_two(
+    prefix: Tensor, core: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments]
+) -> tuple[Tensor, Tensor, float]:
+    """The last two factors of a chain together, where the very last is pointwise: a least-squares map of low rank.
+
+    The two are a linear map of what the core sees, whose rank is the number of channels between them. Of all these it
+    is the one of least error plus ridge, which pulls towards the factors given, so the error on these data is never
+    above theirs. The ridge is chosen as in `refit`. (A. J. Izenman, "Reduced-rank regression for the multivariate
+    linear model", 1975.)
+
+    Parameters
+    ----------
+    prefix
+        Kernel (R, in, *kernel) of the stages before these two, without groups, float64.
+    core
+        (R', R, *kernel), float64, of a stage without groups.
+    last
+        (out, R', 1, ...), float64, likewise.
+    offsets
+        (d, J) of the prefix; see `prefix_offsets`.
+    total, halves
+        Moments of all the data, and of its halves.
+
+    Returns
+    -------
+    core, last : Tensor
+        Those given where no gain carries over between the halves.
+    ridge : float
+        In units of the mean variance of what the core sees; infinite where the factors are those given.
+    """
+    start = last.flatten(1) @ core.flatten(1)
+    error = total.error(composed(prefix, start.reshape(len(start), *core.shape[1:]), offsets))
+    if error <= total.rounding or min(half.weight for half in halves) == 0:
+        return core, last, math.inf
+    blocks = [_Block.of(prefix, start, offsets, half, half.cross) for half in halves]
+    changes = [0.0] * len(_RIDGES)
+    for fitted_on, other, half in zip(blocks, reversed(blocks), reversed(halves), strict=True):
+        for index, ridge in enumerate(_RIDGES):
+            left, right = fitted_on.of_rank(start, ridge, len(core))
+            changes[index] += half.weight * other.change(left @ right - start)
+    least = min(range(len(_RIDGES)), key=changes.__getitem__)
+    if changes[least] >= 0:
+        return core, last, math.inf
+    ridge = _RIDGES[least]
+    left, right = _Block.of(prefix, start, offsets, total, total.cross).of_rank(start, ridge, len(core))
+    return right.reshape(core.shape), left.reshape(last.shape), ridge
+
+
 @dataclass(frozen=True)
 class _Block:
     """Least squares for the change of one group of the last factor, in the eigenbasis of what it sees (p numbers).
@@ -149,6 +197,17 @@ class _Block:
     def step(self, ridge: float) -> Tensor:
         """The best change (out / groups, p) of the factor."""
         return (self.left @ self.basis) / (self.values + ridge) @ self.basis.T
+
+    def of_rank(self, start: Tensor, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
+        """The best factor at a rank, as a product of orthonormal columns (out / groups, rank) and (rank, p)."""
+        best = start + self.step(ridge)
+        metric = self.second + ridge * self.second.diagonal().diag()
+        left = torch.linalg.eigh(best @ metric @ best.T).eigenvectors[:, -rank:]
+        return left, left.T @ best
+
+    def change(self, step: Tensor) -> float:
+        """By how much a step changes the error."""
+        return float(((step @ self.second - 2 * self.left) * step).sum())
 
     def changes_on(self, other: _Block, ridges: Sequence[float]) -> list[float]:
         """By how much this block's step at each ridge changes the error of the other block."""

@@ -251,7 +251,15 @@ class _LayerAfterLayer(_Fitting):
         def found() -> Fitted:
             if not sums.samples:  # with layers before it decomposed, nothing comes here any more
                 return self.unfitted(index)
-            return fit(group, self.factoring.plain[index], sums, self.biases[index], mode, self.notes[index])
+            return fit(
+                group,
+                self.factoring.plain[index],
+                sums,
+                self.biases[index],
+                mode,
+                self.notes[index],
+                as_seen=len(self.factoring.wanted) == 1,
+            )
 
         with exact_matmul():
             return self.processes.from_first(found)
