@@ -437,8 +437,9 @@ def test_a_plan_reports_the_fit_that_made_the_factors_and_not_one_that_had_nothi
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
     x = torch.randn(12, 64, 8, 8)
     x = (torch.randn(64, 8) @ x[:, :8].flatten(2)).reshape(x.shape) + 0.1 * x
-    plan = plan_decomposition(model, LOW, calibration=Calibration(x.split(4), mode="reconstruct"))
-    split_alone, refitted = (layer.fit for layer in plan.layers)
+    calibration = Calibration(x.split(4), mode="reconstruct")
+    refitted = plan_decomposition(model, LOW, calibration=calibration).layers[1].fit
+    split_alone = plan_decomposition(model[:1], LOW, calibration=calibration).layers[0].fit  # nothing before is cut
     assert split_alone.ridge is None  # least squares had nothing to add to the whitened split
     assert split_alone.unknowns == 64 * 3
     assert split_alone.shrinkage < 0.1

@@ -6,8 +6,8 @@ whatever the method; of the ranks that it allows, those of least error of the we
 images, or a detector's agreement with the original on images that it was not fitted to, in %, then the relative error
 of the outputs; with several seeds, means.
 
-    python tools/methods.py                                            # the digits network; some ten minutes
-    python tools/methods.py --networks pp-ocr --shares 0.5 --images 16 # a pretrained one (extra: real)
+    python tools/methods.py                                   # the digits network; six minutes
+    python tools/methods.py --networks pp-ocr --images 8      # a pretrained one; four minutes (extra: real)
 """
 
 from __future__ import annotations
