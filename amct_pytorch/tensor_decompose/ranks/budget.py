@@ -15,7 +15,9 @@ class Budget:
     """How much of the model may be left, or how much its outputs may change: exactly one of these.
 
     Methods, ranks, and which layers are decomposed at all are chosen together, so that the expected damage is least
-    within the budget, or, with ``damage``, so that as much as possible is saved.
+    within the budget, or, with ``damage``, so that as much as possible is saved. It is exceeded only where calibration
+    in mode reconstruct finds that no input reaches a layer any more once those before it are decomposed: such a layer
+    is kept, with a warning.
 
     Parameters
     ----------
