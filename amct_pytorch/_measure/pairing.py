@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -19,9 +20,11 @@ from ..tensor_decompose.model.spec import LayerModule, LayerSpec, times
 _KEEP_A_COPY = (
     "auto_decomposition and plan.apply change the model they are given, so keep the original with copy.deepcopy(model)"
 )
-# Smallest cosine similarity between a kernel and its split. The cosine of a split is the square root of the share of
-# energy that it keeps, so 0.1 corresponds to 1 %; that of two unrelated kernels is near 0.
+# Smallest cosine similarity between a kernel and its split. The cosine of a plain split is the square root of the share
+# of energy that it keeps, so 0.1 corresponds to 1 %. One fitted to inputs that layers before have changed much can have
+# less. That of two unrelated kernels of n numbers has a standard deviation of 1/√n: beyond six of them it is no chance.
 _LEAST_COSINE = 0.1
+_CHANCE = 6
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def check_weights(pairs: Sequence[Pair]) -> None:
         )
         strength = float(original.norm() * composed.norm())
         cosine = ratio_of(float(original @ composed), strength)
-        if strength and not cosine > _LEAST_COSINE:
+        if strength and not cosine > min(_LEAST_COSINE, _CHANCE / math.sqrt(original.numel())):
             raise LayerError(
                 f"layer {quoted(pair.name)}: the weights of the decomposed layer have nothing to do with the "
                 "original's "
