@@ -103,6 +103,7 @@ def fitted(layer: nn.Conv2d, x: Tensor, rank: int, mode: str, *, add_bias: bool 
     return plan.apply(nn.Sequential(layer))[0]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     options=geometries(),

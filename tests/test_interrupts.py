@@ -273,8 +273,14 @@ _BLOCKS: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
 }
 
 
+# Beside many other tests, those that look over a whole model and all generators for each line take long.
+_LONG = ("untouched_generators", "leaving_no_trace")
+
+
 @pytest.mark.parametrize("ending", ["well", "an error"])
-@pytest.mark.parametrize("block", list(_BLOCKS))
+@pytest.mark.parametrize(
+    "block", [pytest.param(name, marks=[pytest.mark.slow] if name in _LONG else []) for name in _BLOCKS]
+)
 def test_an_interrupt_at_any_line_of_restoring_leaves_everything_restored(
     block: str, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

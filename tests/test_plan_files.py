@@ -55,6 +55,7 @@ def test_a_plan_read_from_its_file_is_the_same_and_does_the_same(mode: Any, tmp_
     assert (tmp_path / "one.json").read_text() == (tmp_path / "other.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_plan_is_applied_in_another_process(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
     torch.save(model.state_dict(), tmp_path / "model.pth")
