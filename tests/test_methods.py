@@ -20,7 +20,7 @@ from amct_pytorch.finetune import Distillation, parameter_groups
 from amct_pytorch.method_testing import MethodConformance
 from amct_pytorch.tensor_decompose import (
     Calibration,
-    DecomposedConv2d,
+    DecomposedLayer,
     DecompositionConfig,
     FixedRank,
     RatioRank,
@@ -116,7 +116,7 @@ def test_a_method_is_measured_and_trained(method: Method) -> None:
     small, _ = auto_decomposition(copy.deepcopy(original), config=config_of(method))
     report = benchmark(original, small, image())
     ranks = [layer.ranks for layer in report.runs[0].layers]
-    assert ranks == [chain.ranks for chain in small.modules() if isinstance(chain, DecomposedConv2d)]
+    assert ranks == [chain.ranks for chain in small.modules() if isinstance(chain, DecomposedLayer)]
     optimizer = torch.optim.SGD(parameter_groups(small.train(), lr=1e-3), lr=1e-4)
     with Distillation(original, small) as distillation:
         distillation.loss(small(image())).backward()
