@@ -16,7 +16,7 @@ from .stage_kernels import first_stage_offsets
 # Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
 # each position, or of the whole one. A half of them judges what the other half finds, so with few, least squares is
 # trusted less than it might be, and in reconstruct it takes the noise of a layer's inputs for what they are like.
-# From 12 on more gain little (tools/positions.py), and the passes over the data take most of the time.
+# 12 was better than 4 on a pretrained detector, and no worse on the digits network (tools/positions.py).
 POSITIONS_PER_UNKNOWN: dict[Mode, float] = {"whiten": 2, "refit": 12, "reconstruct": 12}
 # The least number of positions, which costs a small layer little.
 _LEAST_POSITIONS = 2048

@@ -10,7 +10,7 @@ from .evaluation import Candidates, judge_each_alone
 from .runs import Runs
 from .trial_chains import chains_for
 
-# Items of held-out batches that the model is run on for each layer: more do not predict better.
+# Items of held-out batches that the model is run on for each layer: few, since it runs twice for every one of them.
 _ITEMS = 8
 
 
