@@ -6,22 +6,24 @@ of the outputs on images that nothing was fitted to.
     python tools/budget.py predict --networks digits    # Spearman's correlation over random plans; five minutes
     python tools/budget.py predict                      # that of all networks; an hour
     python tools/budget.py compare --networks digits --shares 0.3 0.15 --seeds 5    # with uniform ratios at equal MACs
-    python tools/budget.py compare --networks ddddocr pp-ocr --shares 0.5 0.3 --seeds 1
+    python tools/budget.py compare --networks digits --trained 1.pth 2.pth --seeds 3    # and on other networks
+    python tools/budget.py compare --networks ddddocr pp-ocr --workers 8
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import itertools
 import math
+import multiprocessing
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast, get_args
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 from unittest.mock import patch
 
 import torch
@@ -46,7 +48,7 @@ from amct_pytorch.tensor_decompose.methods.candidates import Candidate
 from amct_pytorch.tensor_decompose.methods.within_budget import Weight, chosen_within
 from amct_pytorch.tensor_decompose.ranks.influence import PROPORTIONAL
 
-from digits import accuracy, load_digits_tensors, load_pretrained
+from digits import WEIGHTS_PATH, accuracy, load_digits_tensors, load_pretrained
 from pretrained import DETECTORS
 
 NETWORKS = ("digits", *DETECTORS)
@@ -54,17 +56,20 @@ NETWORKS = ("digits", *DETECTORS)
 METHODS = ("auto", "separable", "tucker2", "channel")
 """The methods that are compared, each for all layers; auto with a budget only."""
 
-IMAGES_OF_DIGITS = 256
-"""Training images that the digits network is fitted to."""
-
-IMAGES_OF_DETECTORS = 16
-"""Drawn images that a detector is fitted to, one by one, as some take no others."""
+IMAGES = {"digits": 256, "ddddocr": 8, "pp-ocr": 16}
+"""By network, how many images it is fitted to; those of detectors are drawn, and go one by one, as some need that."""
 
 IMAGES_TO_JUDGE = 8
 """Drawn images that a detector is judged by."""
 
 RANK_MULTIPLE = 8
 """Of the ranks that a budget chooses: 16 would leave narrow layers next to no choice, and 1 is for no hardware."""
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+_task: Callable[[Any], Any]
+"""What forked processes do to each item."""
 
 LEVELS = (0.05, 0.6)
 """Least and largest typical error of a layer's response in random plans: below, outputs hardly change."""
@@ -116,16 +121,18 @@ class Case:
         return plan.apply(copy.deepcopy(self.network))[0]
 
 
-def case_of(name: str, seed: int) -> Case:
-    """The network of a name, with images by a seed."""
+def case_of(name: str, seed: int, trained: Sequence[Path] = ()) -> Case:
+    """The network of a name, with images by a seed, which also picks a digits network where several are trained."""
     if name == "digits":
         train, _, images, labels = load_digits_tensors()
-        chosen = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:IMAGES_OF_DIGITS]]
+        chosen = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: IMAGES[name]]]
         score = lambda network: accuracy(network, images, labels)  # noqa: E731
-        return Case(load_pretrained(), torch.split(chosen, 32), [images], score)
+        weights = [WEIGHTS_PATH, *trained]
+        network = load_pretrained(weights[seed % len(weights)])
+        return Case(network, torch.split(chosen, 32), [images], score)
     detector = DETECTORS[name]
-    images = detector.draw(IMAGES_OF_DETECTORS + IMAGES_TO_JUDGE, seed).split(1)
-    case = Case(detector.load(), images[:IMAGES_OF_DETECTORS], images[IMAGES_OF_DETECTORS:], lambda network: math.nan)
+    images = detector.draw(IMAGES[name] + IMAGES_TO_JUDGE, seed).split(1)
+    case = Case(detector.load(), images[: IMAGES[name]], images[IMAGES[name] :], lambda network: math.nan)
     before = detector.found(case.outputs(case.network))
 
     def agreement(network: nn.Module) -> float:
@@ -167,15 +174,27 @@ def random_plan(weights: Sequence[Weight], draw: random.Random) -> list[Candidat
     return chosen
 
 
-def predict(name: str, mode: Mode, plans: int) -> tuple[str, ...]:
+def each(task: Callable[[Item], Found], items: Sequence[Item], workers: int) -> Iterator[Found]:
+    """What a task gives for each item, in this order, from forked processes that share the work."""
+    global _task
+    _task = task
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        yield from pool.imap(_work, items)
+
+
+def _work(item: Any) -> Any:
+    """The task for an item: in a forked process, as a closure can be sent to none."""
+    return _task(item)
+
+
+def predict(name: str, mode: Mode, plans: int, workers: int) -> tuple[str, ...]:
     """Spearman's correlation of each prediction with the measured error, over random plans."""
     case = case_of(name, seed=0)
     weights = weights_of(case, mode)
     by_weight = weights_of(case, None)
     draw = random.Random(0)
-    found = []
-    for number in range(plans):
-        chosen = random_plan(weights, draw)
+
+    def measured(chosen: list[Candidate | None]) -> tuple[float, ...]:
         rules: dict[str, object] = {
             weight.group.name: False if one is None else {"method": one.method, "rank": FixedRank(one.ranks)}
             for weight, one in zip(weights, chosen, strict=True)
@@ -188,19 +207,17 @@ def predict(name: str, mode: Mode, plans: int) -> tuple[str, ...]:
         responses = [
             replace(weight, influence=PROPORTIONAL).damage(one) for weight, one in zip(weights, chosen, strict=True)
         ]
-        measured = [weight.damage(one) for weight, one in zip(weights, chosen, strict=True)]
+        influence = [weight.damage(one) for weight, one in zip(weights, chosen, strict=True)]
         assert plan.outcome is not None
         assert plan.outcome.plain_output_error is not None
-        found.append(
-            (
-                math.hypot(*alone),
-                math.hypot(*responses),
-                math.hypot(*measured),
-                case.error(case.decomposed(plan)),
-                plan.outcome.plain_output_error,
-            )
-        )
-        print(f"{name}: {number + 1} of {plans}", *(f"{value:.3g}" for value in found[-1]), file=sys.stderr, flush=True)
+        error = case.error(case.decomposed(plan))
+        predicted = (math.hypot(*damages) for damages in (alone, responses, influence))
+        return (*predicted, error, plan.outcome.plain_output_error)
+
+    found = []
+    for one in each(measured, [random_plan(weights, draw) for _ in range(plans)], workers):
+        found.append(one)
+        print(f"{name}: {len(found)} of {plans}", *(f"{value:.3g}" for value in one), file=sys.stderr, flush=True)
     weights_alone, responses_, influence, error, plain = zip(*found, strict=True)
     ratio = statistics.median(one / other for one, other in zip(influence, error, strict=True))
 
@@ -264,31 +281,39 @@ class Result(NamedTuple):
     score: float
 
 
-def compare(name: str, mode: Mode, share: float, seeds: int) -> list[tuple[str, ...]]:
+def compare(
+    name: str, mode: Mode, share: float, seeds: int, trained: Sequence[Path], workers: int
+) -> list[tuple[str, ...]]:
     """What budgets and the best uniform ratios come to at the same MACs, for each method."""
-    found: dict[tuple[str, str], list[Result]] = {}
-    ratios: dict[str, list[DecompositionConfig]] = {}
+    first = case_of(name, 0, trained)
+    ratios = each(lambda method: uniform(first, method, share), METHODS[1:], workers)
+    ways: list[tuple[str, str, DecompositionConfig]] = [
+        *(("budget", method, every_layer(method)) for method in METHODS),
+        *(("ratio", method, config) for method, configs in zip(METHODS[1:], ratios, strict=True) for config in configs),
+    ]
+    best: dict[tuple[str, str], list[Result]] = {}
     for seed in range(seeds):
-        case = case_of(name, seed)
-        ratios = ratios or {method: uniform(case, method, share) for method in METHODS[1:]}
+        case = case_of(name, seed, trained)
 
-        def result(config: DecompositionConfig, budget: Budget | None, case: Case = case) -> Result:
-            plan = case.planned(config, mode, budget)
+        def result(way: int, case: Case = case) -> Result | None:
+            choice, _, config = ways[way]
+            try:
+                plan = case.planned(config, mode, Budget(macs=share) if choice == "budget" else None)
+            except ConfigError:  # this method alone does not get there
+                return None
             network = case.decomposed(plan)
             return Result(macs_left(plan), case.error(network), case.score(network))
 
-        for method in METHODS:
-            with contextlib.suppress(ConfigError):  # this method alone does not get there
-                found.setdefault(("budget", method), []).append(result(every_layer(method), Budget(macs=share)))
-            results = [result(config, None) for config in ratios.get(method, ())]
-            if results:
-                found.setdefault(("ratio", method), []).append(min(results, key=lambda one: one.error))
-        for key, results in found.items():
-            print(name, mode, share, seed, *key, *(f"{one:.4g}" for one in results[-1]), file=sys.stderr, flush=True)
+        found: dict[tuple[str, str], list[Result]] = {}
+        for (choice, method, _), one in zip(ways, each(result, range(len(ways)), workers), strict=True):
+            if one is not None:
+                print(name, mode, share, seed, choice, method, *(f"{x:.4g}" for x in one), file=sys.stderr, flush=True)
+                found.setdefault((choice, method), []).append(one)
+        for way, results in found.items():
+            best.setdefault(way, []).append(min(results, key=lambda one: one.error))
     return [
         (name, f"{share:g}", choice, method, *(f"{statistics.mean(one):.4g}" for one in zip(*lines, strict=True)))
-        for (choice, method), lines in found.items()
-        if lines
+        for (choice, method), lines in best.items()
     ]
 
 
@@ -312,18 +337,20 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=30, help="random plans of each network (default 30)")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.3], help="of the MACs (default 0.5 0.3)")
     parser.add_argument("--seeds", type=int, default=1, help="draws of images to average over (default 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the plans (default 1)")
+    parser.add_argument("--trained", type=Path, nargs="+", default=[], help="more weights by examples/digits/train.py")
     arguments = parser.parse_args()
     # One thread fixes the order of summation, so the figures do not depend on the number of cores.
     torch.set_num_threads(1)
     if arguments.what == "predict":
-        rows = [predict(name, arguments.mode, arguments.plans) for name in arguments.networks]
+        rows = [predict(name, arguments.mode, arguments.plans, arguments.workers) for name in arguments.networks]
         print(as_text([Table("", PREDICTIONS, tuple(rows))], width=200))
         return
     lines = [
         line
         for name in arguments.networks
         for share in arguments.shares
-        for line in compare(name, arguments.mode, share, arguments.seeds)
+        for line in compare(name, arguments.mode, share, arguments.seeds, arguments.trained, arguments.workers)
     ]
     print(as_text([Table("", COMPARISONS, tuple(lines))], width=200))
 

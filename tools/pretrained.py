@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import random
 import string
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def _extra(name: str) -> ModuleType:
 
 def _converted(package: str, file: str) -> nn.Module:
     """The network of an ONNX file inside a package."""
-    _define_vision_operators()
+    _import_vision()
     onnx, onnx2torch = _extra("onnx"), _extra("onnx2torch")
     # Found, not imported: the package itself would load its own runtime.
     spec = importlib.util.find_spec(package)
@@ -78,13 +79,18 @@ def _converted(package: str, file: str) -> nn.Module:
 
 
 @functools.cache
-def _define_vision_operators() -> torch.library.Library:
-    """Let torchvision be imported where its compiled operators do not load: it asks for these two by name."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
+def _import_vision() -> torch.library.Library | None:
+    """Import torchvision, also where its compiled operators do not load: it asks for two of them by name."""
+    try:
+        _extra("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # what was imported of it so far
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+        return library  # which takes its definitions with it
+    return None
 
 
 def _page(draw: random.Random, width: int, height: int, lines: int, size: tuple[int, int]) -> Tensor:

@@ -50,9 +50,9 @@ class DigitsNet(nn.Module):
         return logits
 
 
-def load_pretrained() -> DigitsNet:
-    """Return the network with the shipped weights, in float32 and eval mode."""
-    state = torch.load(WEIGHTS_PATH, map_location="cpu", weights_only=True)
+def load_pretrained(weights: Path = WEIGHTS_PATH) -> DigitsNet:
+    """Return the network with the shipped weights, or others that train.py has saved, in float32 and eval mode."""
+    state = torch.load(weights, map_location="cpu", weights_only=True)
     net = DigitsNet()
     # The file holds float16 to stay small; copying into float32 parameters casts the values back.
     net.load_state_dict(state)
