@@ -101,7 +101,7 @@ class CheckpointAccessError(AmctError, OSError):
 
 
 class MissingExtra(AmctError, ImportError):
-    """An optional dependency is not installed; the message names the extra that installs it."""
+    """An optional dependency is not installed; the message says what to install."""
 
 
 class BackendUnavailable(AmctError, RuntimeError):

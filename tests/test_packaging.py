@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -12,10 +13,22 @@ import pytest
 import torch
 from torch import nn
 
+import amct_pytorch
 import amct_pytorch.tensor_decompose as tensor_decompose
 
 _ROOT = Path(__file__).resolve().parent.parent
 _READMES = ["README.md", "README_zh.md"]
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert amct_pytorch.__version__ == importlib.metadata.version("amct_pytorch")
+
+
+@pytest.mark.parametrize("name", ["create_quant_config", "quantize", "INT8_SMOOTHQUANT_CFG"])
+def test_names_of_huaweis_package_are_answered_with_where_they_are(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"no attribute '{name}': .*tensor_decompose.*another environment"):
+        getattr(amct_pytorch, name)
+    assert not hasattr(amct_pytorch, "__wrapped__")
 
 
 def test_the_public_names_are_these() -> None:

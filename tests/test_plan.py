@@ -245,17 +245,17 @@ def test_progress_is_reported_layer_by_layer_or_drawn() -> None:
     assert {call[2] for call in calls} == {"conv1", "conv2"}
 
 
-def test_a_bar_is_drawn_on_stderr_and_a_missing_tqdm_names_its_extra(
+def test_a_bar_is_drawn_on_stderr_and_a_missing_tqdm_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_decomposition(TwoConvs(), progress=True)
     shown = capsys.readouterr()
     assert "2/2" in shown.err
     assert shown.out == ""
-    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     model = TwoConvs()
     check = snapshot(model)
-    with pytest.raises(MissingExtra, match=r"amct_pytorch\[progress\]"):
+    with pytest.raises(MissingExtra, match="pip install tqdm"):
         auto_decomposition(model, progress=True)
     check()
 

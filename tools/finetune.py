@@ -113,7 +113,7 @@ def loaded_weights(path: Path) -> dict[str, Any]:
 
         return dict(load_file(path))
     except ImportError as error:
-        raise MissingExtra(f"{path} needs safetensors: pip install 'amct_pytorch[safetensors]'") from error
+        raise MissingExtra(f"{path} needs safetensors: pip install safetensors") from error
     except Exception as error:  # for a file of another kind torch raises various types
         raise CheckpointError(f"{path}: cannot be loaded as weights ({type(error).__name__}: {error})") from error
 
@@ -214,7 +214,7 @@ def _can_draw_a_bar() -> bool:
     try:
         import tqdm  # noqa: F401  # only to find out
     except ImportError:
-        print("a progress bar needs tqdm: pip install 'amct_pytorch[progress]'")
+        print("a progress bar needs tqdm: pip install tqdm")
         return False
     return True
 

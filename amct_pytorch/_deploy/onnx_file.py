@@ -38,7 +38,7 @@ def require_extra() -> None:
     if missing:
         raise MissingExtra(
             f"exporting needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            'pip install "amct_pytorch[export]"'
+            f"pip install {' '.join(missing)}"
         )
 
 

@@ -45,7 +45,7 @@ def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> Non
     try:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise MissingExtra("a picture needs matplotlib: pip install 'amct_pytorch[report]'") from error
+        raise MissingExtra("a picture needs matplotlib: pip install matplotlib") from error
     width, height = _INCHES if len(figures) == 1 else (_INCHES_BESIDE[0] * len(figures), _INCHES_BESIDE[1])
     canvas = Canvas(figsize=(width, height), layout="constrained")
     ending = str(path).rpartition(".")[2].lower()

@@ -35,11 +35,9 @@ def reporting(progress: bool | ProgressFunction, task: str) -> Iterator[Progress
         yield lambda done, total, name: None
     elif progress is True:
         try:
-            from tqdm import tqdm
+            from tqdm.auto import tqdm
         except ImportError as error:
-            raise MissingExtra(
-                "progress=True needs tqdm: pip install 'amct_pytorch[progress]', or give a function"
-            ) from error
+            raise MissingExtra("progress=True needs tqdm: pip install tqdm, or give a function") from error
         with tqdm(desc=task, unit="layer") as bar:
 
             def advance(done: int, total: int, name: str) -> None:

@@ -230,7 +230,7 @@ def _load_safetensors(content: bytes, path: Path, error: type[ValueError]) -> di
     try:
         from safetensors.torch import load
     except ImportError as failure:
-        raise MissingExtra(f"{shown(path)} needs safetensors: pip install 'amct_pytorch[safetensors]'") from failure
+        raise MissingExtra(f"{shown(path)} needs safetensors: pip install safetensors") from failure
     try:
         return dict(load(content))
     except Exception as failure:  # of whatever type, where a file is of another kind
