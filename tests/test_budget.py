@@ -174,7 +174,7 @@ def test_shared_and_kept_layers_and_added_biases_count(by: str, mode: str | None
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({}, ConfigError, "exactly one of macs, parameters and damage, found none"),
+        ({}, ConfigError, "exactly one of macs, parameters, latency and damage, found none"),
         ({"macs": 0.5, "damage": 0.1}, ConfigError, "exactly one of .* found macs=0.5, damage=0.1"),
         ({"macs": 0}, ConfigError, "macs must be a number above 0 and up to 1, found 0"),
         ({"parameters": -0.5}, ConfigError, "parameters must be .* found -0.5"),

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import nn
 
+from amct_pytorch._storage.json_text import content_hash
+from amct_pytorch._storage.weights import tensor_hash
 from amct_pytorch.errors import (
     ConfigError,
     ConfigTypeError,
@@ -115,9 +117,9 @@ def _huge(tensor: torch.Tensor) -> Callable[[dict[str, Any]], object]:
     ("damage", "message"),
     [
         (lambda c: c.update(format="other"), "expected a plan as DecompositionPlan.save writes it"),
-        (lambda c: c.update(version=3), "expected version 1 or 2, found 3: it was written by another release"),
-        (lambda c: c.update(version=True), "expected version 1 or 2, found True"),
-        (lambda c: c.update(version=torch.ones(2)), "expected version 1 or 2, found tensor"),
+        (lambda c: c.update(version=4), "expected version 1, 2 or 3, found 4: it was written by another release"),
+        (lambda c: c.update(version=True), "expected version 1, 2 or 3, found True"),
+        (lambda c: c.update(version=torch.ones(2)), "expected version 1, 2 or 3, found tensor"),
         (lambda c: c.update(version=1), "expected a plan with layers and tensors: the file is damaged"),
         (lambda c: c.pop("sha256"), "expected a plan with layers and tensors: the file is damaged"),
         (lambda c: c.update(more=1), "expected a plan with layers and tensors: the file is damaged"),
@@ -162,10 +164,19 @@ def test_a_damaged_plan_is_refused_by_place_expectation_and_finding(
         load_plan(path)
 
 
-def test_a_plan_of_version_1_has_no_hash_and_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_plans_of_earlier_versions_are_read(version: int, tmp_path: Path) -> None:
     plan = plan_decomposition(TwoConvs())
     plan.save(tmp_path / "plan.pt")
-    _damaged(tmp_path / "plan.pt", lambda content: (content.update(version=1), content.pop("sha256")))
+
+    def as_then(content: dict[str, Any]) -> None:
+        content["version"] = version
+        del content["plan"]["latency"], content["sha256"]
+        if version == 2:
+            hashes = {name: tensor_hash(tensor) for name, tensor in content["tensors"].items()}
+            content["sha256"] = content_hash({**content, "tensors": hashes})
+
+    _damaged(tmp_path / "plan.pt", as_then)
     assert load_plan(tmp_path / "plan.pt") == plan
 
 

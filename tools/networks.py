@@ -71,12 +71,14 @@ def resnet_bottlenecks(blocks: Sequence[int], dilated_stages: int = 0) -> Iterat
 
 def vgg16() -> nn.Module:
     """VGG-16's convolutions and one linear layer."""
-    layers: list[nn.Module] = []
-    for stage in vgg16_stages():
-        for conv in stage:
-            layers += [conv.layer(bias=True), nn.ReLU(inplace=True)]
-        layers.append(nn.MaxPool2d(2))
-    return _initialised(nn.Sequential(*layers, *_classifier(512)))
+    return _initialised(nn.Sequential(*_vgg16_convolutions(), *_classifier(512)))
+
+
+def vgg16_with_dense_layers() -> nn.Module:
+    """VGG-16 as a whole: 103 of its 138 million weights are those of its first dense layer."""
+    dense = [nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace=True)]
+    dense += [nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Linear(4096, 1000)]
+    return _initialised(nn.Sequential(*_vgg16_convolutions(), *dense))
 
 
 def resnet50() -> nn.Module:
@@ -119,6 +121,15 @@ class _Bottleneck(nn.Module):
 def normalised(conv: Conv) -> list[nn.Module]:
     """A convolution, and a batch normalisation behind it."""
     return [conv.layer(bias=False), nn.BatchNorm2d(conv.out_channels)]
+
+
+def _vgg16_convolutions() -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for stage in vgg16_stages():
+        for conv in stage:
+            layers += [conv.layer(bias=True), nn.ReLU(inplace=True)]
+        layers.append(nn.MaxPool2d(2))
+    return layers
 
 
 def _classifier(channels: int) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from ..errors import DeviceError, quoted, warn_user
 from .benchmark_report import WHOLE, BenchmarkRun, LayerBenchmark
 from .benchmark_setting import Setting
 from .cpu_share import LEAST_SHARE
-from .layer_benchmark import compare_layers, doubt_impossible
+from .layer_benchmark import blank_like, compare_layers, doubt_impossible
 from .pairing import pairs_of
 from .timing import Comparison
 
@@ -80,8 +80,7 @@ def _measure(
     arrivals: dict[nn.Module, list[torch.Tensor]] = {pair.original: [] for pair in pairs}
 
     def record(layer: nn.Module, arrived: torch.Tensor) -> None:
-        blank = torch.empty_strided(arrived.shape, arrived.stride(), dtype=arrived.dtype, device="meta")
-        arrivals[layer].append(blank)
+        arrivals[layer].append(blank_like(arrived))
 
     called = f"inputs on {device} in {name_of(dtype)}"
     with backend.fallbacks() as names:
@@ -93,7 +92,7 @@ def _measure(
     runs = []
     for compiled in (False, True) if setting.compiled else (False,):
         whole = setting.compiled_pair(before, after) if compiled else (before, after)
-        with _compile_errors_named(device) if compiled else contextlib.nullcontext():
+        with compile_errors_named(device) if compiled else contextlib.nullcontext():
             calls = [_call_of(model, arguments) for model in whole]
             comparison = setting.compare(calls[0], calls[1], WHOLE)
             layers = doubt_impossible(compare_layers(pairs, arrivals, setting, compiled), comparison)
@@ -145,7 +144,19 @@ def _peak_memory(model: nn.Module, arguments: Any, setting: Setting) -> int:
 
 
 @contextlib.contextmanager
-def _compile_errors_named(device: torch.device) -> Iterator[None]:
+def compile_errors_named(device: torch.device) -> Iterator[None]:
+    """Say of an error in the block that the models cannot be compiled, and what to do.
+
+    Parameters
+    ----------
+    device
+        The device that they are compiled for.
+
+    Raises
+    ------
+    DeviceError
+        There was an error.
+    """
     try:
         yield
     except Exception as error:

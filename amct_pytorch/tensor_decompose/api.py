@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from .calibration.data import Calibration
 from .config import DecompositionConfig
 from .info_file.rebuild import rebuilt, untied
 from .info_file.schema import parse
+from .methods.latencies import Stopwatch
 from .model.layers import Survey, check_model, slots, survey
 from .model.replace import replaced
 from .model.spec import LayerSpec, kinds_named
@@ -93,8 +95,9 @@ def auto_decomposition(
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
         _check_alike(processes, "auto_decomposition", budget, calibration, example_inputs, decompose_info_path)
-        config = _config_for(config, budget)
-        plan = _plan(found, config, budget, calibration, example_inputs, progress, processes)
+        stopwatch = _stopwatch_for(found.model, budget, example_inputs)
+        config = _config_for(config, budget, stopwatch)
+        plan = _plan(found, config, budget, calibration, example_inputs, progress, processes, stopwatch)
         result = apply_plan(plan.layers, found, place, processes)
         warn_if_none(plan.layers, found, config)
         return result
@@ -118,19 +121,22 @@ def plan_decomposition(
         A model with pretrained weights, on any device; the computation is done on the host.
     config
         Method, ranks, layers; the default is ``DecompositionConfig()``, and with a budget
-        ``DecompositionConfig(method="auto", rule="any")``.
+        ``DecompositionConfig(method="auto", rule="any")``; for a latency ranks are then multiples of what the device
+        computes in one piece.
     budget
-        How much of the whole model may be left, such as ``Budget(macs=0.5)``: methods, ranks and the layers to
-        decompose are chosen together, and no ranks are to be given.
+        How much of the whole model may be left, such as ``Budget(macs=0.5)`` or ``Budget(latency=0.6)``: methods, ranks
+        and the layers to decompose are chosen together, and no ranks are to be given.
     calibration
         Unlabelled inputs to fit the factors to, which keeps far more accuracy than the split of the weights
         alone. The plan then shows errors of responses and outputs instead of weights.
     example_inputs
         Inputs to run the model on once, in eval mode, to count multiply-accumulates (MACs): a tensor, a
-        tuple of arguments, or a mapping of keywords, on the model's device. Without them the plan has none.
+        tuple of arguments, or a mapping of keywords, on the model's device. Without them the plan has none. For a
+        budget of latency, a copy of the model is timed on copies of them.
     progress
         True draws a bar; a function is called with (done, total, layer name), and with calibration also before
-        each batch of the first pass, as (0, total, "batch 3").
+        each batch of the first pass, as (0, total, "batch 3"); for a budget of latency, before each layer that is
+        timed, as (0, total, "timing conv1").
     distributed
         Where torch.distributed is initialised, every process of the default group must call this with the same
         model. They share the layers out among them and end with the same plan to the last bit; calibration batches
@@ -152,7 +158,9 @@ def plan_decomposition(
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
         _check_alike(processes, "plan_decomposition", budget, calibration, example_inputs)
-        return _plan(found, _config_for(config, budget), budget, calibration, example_inputs, progress, processes)
+        stopwatch = _stopwatch_for(found.model, budget, example_inputs)
+        config = _config_for(config, budget, stopwatch)
+        return _plan(found, config, budget, calibration, example_inputs, progress, processes, stopwatch)
 
 
 def _check_settings(config: object, budget: object, calibration: object, example_inputs: object) -> None:
@@ -175,6 +183,8 @@ def _check_settings(config: object, budget: object, calibration: object, example
         raise ConfigTypeError(f"budget must be a Budget, found {quoted(budget)}: Budget(macs=0.5)")
     if budget.macs is not None and example_inputs is None:
         raise ConfigError(f"budget: {budget} needs example_inputs, on which MACs are counted")
+    if budget.latency is not None and example_inputs is None:
+        raise ConfigError(f"budget: {budget} needs example_inputs, on which the model is timed")
     if config is not None and config.gives_ranks:
         raise ConfigError(
             f"budget: {budget} chooses the ranks of all layers: leave out rank in the config and its rules; to keep "
@@ -216,11 +226,32 @@ def _check_alike(
                 )
 
 
-def _config_for(config: DecompositionConfig | None, budget: Budget | None) -> DecompositionConfig:
+def _stopwatch_for(model: nn.Module, budget: Budget | None, example_inputs: object) -> Stopwatch | None:
+    """What times the model for a budget of latency; None where nothing is to be timed.
+
+    Raises
+    ------
+    BackendUnavailable, ConfigError, InputsError
+        It cannot be timed there.
+    """
+    if budget is None or budget.latency is None:
+        return None
+    # Measuring knows what is decomposed, and decomposing no device; so the two meet here alone.
+    from .._measure.stopwatch import DeviceStopwatch
+
+    return DeviceStopwatch(model, example_inputs, budget)
+
+
+def _config_for(
+    config: DecompositionConfig | None, budget: Budget | None, stopwatch: Stopwatch | None
+) -> DecompositionConfig:
     """The config given, or the default one."""
     if config is not None:
         return config
-    return DecompositionConfig() if budget is None else DecompositionConfig(method="auto", rule="any")
+    if budget is None:
+        return DecompositionConfig()
+    config = DecompositionConfig(method="auto", rule="any")
+    return config if stopwatch is None else dataclasses.replace(config, rank_multiple=stopwatch.rank_multiple)
 
 
 def _plan(
@@ -231,13 +262,14 @@ def _plan(
     example_inputs: object,
     progress: bool | ProgressFunction,
     processes: ProcessGroup,
+    stopwatch: Stopwatch | None,
 ) -> DecompositionPlan:
     # A rule may well name a layer that an earlier call has decomposed.
     known = [*(name for layer in found.layers if is_listed(layer, config) for name in layer.names), *found.chains]
     for text in check_keys_name_layers(config.named_layers(), known, kinds_named(axes_in_use(config))):
         warn_user(text)
     with reporting(progress, "decompose") as report:
-        plan = make_plan(found, config, budget, calibration, example_inputs, report, processes)
+        plan = make_plan(found, config, budget, calibration, example_inputs, report, processes, stopwatch)
     log_chosen(plan.budget)
     return plan
 

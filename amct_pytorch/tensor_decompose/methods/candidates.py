@@ -89,6 +89,22 @@ def ranks_to_try(group: WeightGroup) -> list[tuple[int, ...]]:
     return list(itertools.product(*steps))
 
 
+def ranks_to_time(group: WeightGroup) -> list[tuple[int, ...]]:
+    """The ranks of a method among which those are sought that are worth timing, in ascending order.
+
+    Of several ranks only those in about equal shares of the full ones, as each pair would cost a measurement. Those
+    that would gain nothing are left out.
+    """
+    multiple = group.settings.rank_multiple
+    steps = [list(range(multiple, full + 1, multiple)) for full in group.method.full_ranks(group.spec)]
+    if not all(steps):
+        return []
+    longest = max(steps, key=len)
+    shares = [(longest.index(rank) + 1) / len(longest) for rank in _thinned(longest)]
+    found = [tuple(ranks[max(1, round(share * len(ranks))) - 1] for ranks in steps) for share in shares]
+    return [ranks for ranks in dict.fromkeys(found) if group.gains(ranks)]
+
+
 def _thinned(ranks: list[int]) -> list[int]:
     if len(ranks) <= _MOST_RANKS:
         return ranks

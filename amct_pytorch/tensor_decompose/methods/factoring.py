@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -14,10 +16,12 @@ from ..ranks.budget import Budget
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
 from ..ranks.influence import PROPORTIONAL, Influence
 from ..ranks.spectrum import Spectrum
-from .candidates import chosen_at_equal_cost, ranks_to_try
+from .candidates import Candidate, chosen_at_equal_cost, ranks_to_try
+from .latencies import Latencies, LatencyProof, Measured, Stopwatch
 from .linalg import exact_matmul
 from .weight_group import Factors, WeightGroup
 from .within_budget import ModelCost, Weight, chosen_within
+from .within_latency import chosen_within_latency
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
 _ALONE_FROM = 4096
@@ -55,6 +59,8 @@ class Factoring:
         Of the whole model, for which the splits of all weights are chosen together; None where each has its own ranks.
     before
         What the model takes, for a budget.
+    stopwatch
+        Times the model and its layers, for a budget of latency. It is that of the first process that counts.
     """
 
     def __init__(
@@ -64,11 +70,15 @@ class Factoring:
         processes: ProcessGroup,
         budget: Budget | None = None,
         before: ModelCost | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self._report, self._processes = report, processes
         self._budget, self._before = budget, before
+        self._stopwatch, self._latencies = stopwatch, Latencies(0, (), "")
         self.summary = ""
         """What was chosen for a budget, in words."""
+        self.proof: LatencyProof | None = None
+        """For a budget of latency, what was measured of what was chosen."""
         self._by_method = [group.by_method for group in groups]
         self.groups = [
             group if len(alternatives) > 1 else next(iter(alternatives.values()))
@@ -100,6 +110,15 @@ class Factoring:
         """Groups whose split at the ranks chosen is wanted."""
         return [index for index, choice in sorted(self.choices.items()) if self.groups[index].gains(choice.ranks)]
 
+    def time_layers(self) -> None:
+        """Time the splits of every weight, for a budget of latency."""
+        stopwatch = self._stopwatch
+        if stopwatch is None:
+            return
+        self._latencies = self._processes.from_first(lambda: stopwatch.time_layers(self._by_method, self._report))
+        assert self._before is not None, "a model is timed for a budget alone"
+        self._before = dataclasses.replace(self._before, latency=self._latencies.model)
+
     def look_at_weights(self, report: ProgressFunction | None = None) -> None:
         """Compute the spectra of every weight."""
         self._spectra = self._spectra_of(range(len(self.groups)), report or silent)
@@ -107,7 +126,9 @@ class Factoring:
     def choose_by_weights(self, which: Sequence[int]) -> None:
         """Choose the ranks of these groups from the spectra of their weights, then split them."""
         if self._budget is not None:
-            self._choose_together([Weight(self._by_method[index], self._spectra[index]) for index in which], which)
+            self._choose_together(
+                which, {index: Weight(self._by_method[index], self._spectra[index]) for index in which}
+            )
             return
         first = self._choose(which, self._spectra, self._spectra)
         # Where rounding in float32 may have turned a choice, or blurs what it keeps, it is made again in float64.
@@ -167,16 +188,16 @@ class Factoring:
 
         seen = self.share_out(spectra, which, silent)
         if self._budget is not None:
-            weights = [
-                Weight(
+            weights = {
+                index: Weight(
                     self._by_method[index],
                     seen[index],
                     influences.get(index, PROPORTIONAL),
                     added_biases[index],
                 )
                 for index in which
-            ]
-            self._choose_together(weights, which)
+            }
+            self._choose_together(which, weights)
             return
         asked = {
             index: self._spectra[index] if self._requests[index].ignores_calibration else seen[index] for index in which
@@ -280,12 +301,19 @@ class Factoring:
             self.groups[index] = self._by_method[index][method]
         return first
 
-    def _choose_together(self, weights: Sequence[Weight], which: Sequence[int]) -> None:
+    def _choose_together(self, which: Sequence[int], weights: Mapping[int, Weight]) -> None:
         """Choose method and ranks of these groups, or to keep them, within the budget, then split them."""
         assert self._budget is not None
         assert self._before is not None
-        chosen = chosen_within(self._budget, self._before, weights)
-        self.summary = chosen.summary
+        if self._stopwatch is None:
+            chosen = chosen_within(self._budget, self._before, list(weights.values()))
+        else:
+            timed = [
+                dataclasses.replace(weight, latency=self._latencies.layers[index]) for index, weight in weights.items()
+            ]
+            device, measure = self._latencies.device, functools.partial(self._time_model, self._stopwatch, which)
+            chosen = chosen_within_latency(self._budget, self._before, timed, measure, device)
+        self.summary, self.proof = chosen.summary, chosen.proof
         for index, found in zip(which, chosen.verdicts, strict=True):
             if isinstance(found, str):
                 self.kept[index] = found
@@ -295,6 +323,17 @@ class Factoring:
         split = [index for index in which if index in self.choices]
         self._look_exactly_at([index for index in split if self._blurs(index)])
         self._split(split)
+
+    def _time_model(
+        self, stopwatch: Stopwatch, which: Sequence[int], candidates: Sequence[Candidate | None]
+    ) -> Measured:
+        """Time the model with these groups split, those without a candidate kept."""
+        splits = [
+            (self._by_method[index][one.method], one.ranks)
+            for index, one in zip(which, candidates, strict=True)
+            if one is not None
+        ]
+        return self._processes.from_first(lambda: stopwatch.time_model(splits))
 
     def _spectrum_of_chosen(self, index: int) -> Spectrum:
         return self._spectra[index][self.groups[index].method.name]

@@ -13,6 +13,7 @@ from ..ranks.influence import PROPORTIONAL, Influence
 from ..ranks.knapsack import Option, least_cost, least_damage, undominated
 from ..ranks.spectrum import Spectrum
 from .candidates import Candidate, candidate_at, ranks_to_try
+from .latencies import LatencyProof, LayerLatency
 from .weight_group import WeightGroup
 
 
@@ -26,10 +27,13 @@ class ModelCost:
         Multiply-accumulates of all layers that the methods in use are for; None where they are not known.
     parameters
         Of the whole model.
+    latency
+        Of a run of the whole model, in nanoseconds; None where it was not measured.
     """
 
     macs: int | None
     parameters: int
+    latency: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,15 @@ class Weight:
         How far errors in this norm move the model's outputs.
     added_biases
         How many of its layers get a bias that they have not.
+    latency
+        How long its layers take, as they are and split; None where it was not measured.
     """
 
     by_method: Mapping[str, WeightGroup]
     spectra: Mapping[str, Spectrum]
     influence: Influence = PROPORTIONAL
     added_biases: int = 0
+    latency: LayerLatency | None = None
 
     @property
     def group(self) -> WeightGroup:
@@ -59,17 +66,24 @@ class Weight:
         return next(iter(self.by_method.values()))
 
     def candidates(self) -> list[Candidate]:
-        """The splits that gain something, by every method."""
-        return [
-            candidate_at(group, ranks, self.spectra[name])
-            for name, group in self.by_method.items()
-            for ranks in ranks_to_try(group)
-            if group.gains(ranks)
-        ]
+        """The splits that gain something, by every method; where the layers were timed, those that are faster."""
+        if self.latency is not None:
+            tried = [(name, ranks) for name, ranks in self.latency.after if name in self.by_method]
+        else:
+            tried = [
+                (name, ranks)
+                for name, group in self.by_method.items()
+                for ranks in ranks_to_try(group)
+                if group.gains(ranks)
+            ]
+        return [candidate_at(self.by_method[name], ranks, self.spectra[name]) for name, ranks in tried]
 
-    def cost(self, candidate: Candidate | None, *, by_macs: bool) -> int:
-        """What the model takes for it, in MACs or parameters; with None for a candidate, as it is."""
-        if by_macs:
+    def cost(self, candidate: Candidate | None, what: str) -> int:
+        """What the model takes for it, in "macs", "parameters" or "latency"; with None for a candidate, as it is."""
+        if what == "latency":
+            assert self.latency is not None, "only layers that were timed are chosen from by their times"
+            return self.latency.before if candidate is None else self.latency.after[candidate.method, candidate.ranks]
+        if what == "macs":
             return self.group.macs if candidate is None else candidate.macs or 0
         if candidate is None:
             return self.group.spec.parameters
@@ -90,10 +104,96 @@ class Chosen:
         For each weight the method and its ranks, or, where it is kept, the reason in words.
     summary
         What the model takes then, and its expected damage, in words.
+    share
+        What the model takes then, as a share of what it took.
+    damage
+        The expected relative error of its outputs.
+    proof
+        For a budget of latency, what was measured of it; None where nothing was.
     """
 
     verdicts: tuple[tuple[str, Choice] | str, ...]
     summary: str
+    share: float
+    damage: float
+    proof: LatencyProof | None = None
+
+
+_UNITS = {"macs": "MACs", "parameters": "parameters", "latency": "time"}
+
+
+class Problem:
+    """The choice among the splits of all weights for a budget.
+
+    Parameters
+    ----------
+    budget
+        Of the whole model.
+    before
+        What the model takes.
+    weights
+        Those that may be split.
+    """
+
+    def __init__(self, budget: Budget, before: ModelCost, weights: Sequence[Weight]) -> None:
+        self._budget, self._weights = budget, weights
+        what, self._share = budget.limit
+        cost = ("parameters" if before.macs is None else "macs") if what == "damage" else what
+        self._unit = _UNITS[cost]
+        self._total: int = getattr(before, cost)
+        self._candidates: list[list[Candidate | None]] = [[None, *weight.candidates()] for weight in weights]
+        self._options = [
+            [Option(weight.cost(one, cost), weight.damage(one) ** 2) for one in of_weight]
+            for weight, of_weight in zip(weights, self._candidates, strict=True)
+        ]
+        self._fixed: float = self._total - sum(options[0].cost for options in self._options)
+
+    @property
+    def solution(self) -> list[int] | None:
+        """For each weight the number of its best option; None where the budget cannot be met."""
+        if self._budget.damage is not None:
+            return least_cost(self._options, self._share**2)
+        return least_damage(self._options, most_within(self._share, self._total) - self._fixed)
+
+    @property
+    def cheapest(self) -> list[int]:
+        """For each weight the number of its option of least cost."""
+        return [min(range(len(options)), key=lambda index: options[index].cost) for options in self._options]
+
+    def saved(self, solution: Sequence[int]) -> list[float]:
+        """For each weight what its option saves."""
+        return [options[0].cost - options[index].cost for options, index in zip(self._options, solution, strict=True)]
+
+    def splits(self, solution: Sequence[int]) -> list[Candidate | None]:
+        """For each weight its split; None where it is kept."""
+        return [of_weight[index] for of_weight, index in zip(self._candidates, solution, strict=True)]
+
+    def unreachable(self, least: float) -> ConfigError:
+        """The error that the budget cannot be met, with the least share that can be."""
+        reachable = math.ceil(least * 1e4) / 1e4
+        return ConfigError(
+            f"budget: {self._budget} cannot be reached: the least is {self._budget.limit[0]}={reachable:g}, with "
+            f"{max(self._fixed, 0) / max(self._total, 1):.1%} of the {self._unit} in what cannot be split: allow more, "
+            'or let more layers be split (method="auto", rule="any", no rules that keep layers)'
+        )
+
+    def share(self, solution: Sequence[int]) -> float:
+        """What the model takes with these options, as a share of what it took."""
+        taken = sum(options[index].cost for options, index in zip(self._options, solution, strict=True))
+        return (self._fixed + taken) / max(self._total, 1)
+
+    def chosen(self, solution: Sequence[int]) -> Chosen:
+        """These options, and in words what they cost, and what others would have."""
+        damage = math.fsum(options[index].damage for options, index in zip(self._options, solution, strict=True))
+        verdicts = tuple(
+            _verdict(weight.group.settings.rank_multiple, candidates, options, index, self._total, damage, self._unit)
+            for weight, candidates, options, index in zip(
+                self._weights, self._candidates, self._options, solution, strict=True
+            )
+        )
+        share, damage = self.share(solution), math.sqrt(damage)
+        summary = f"Budget {self._budget}: {share:.1%} of the {self._unit}, expected damage {damage:.3g}."
+        return Chosen(verdicts, summary, share, damage)
 
 
 def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) -> Chosen:
@@ -113,36 +213,11 @@ def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) 
     ConfigError
         The budget cannot be met; the message says what the least is.
     """
-    what, share = budget.limit
-    by_macs = before.macs is not None if what == "damage" else what == "macs"
-    total = before.macs if by_macs and before.macs is not None else before.parameters
-    unit = "MACs" if by_macs else "parameters"
-    candidates: list[list[Candidate | None]] = [[None, *weight.candidates()] for weight in weights]
-    options = [
-        [Option(weight.cost(one, by_macs=by_macs), weight.damage(one) ** 2) for one in of_weight]
-        for weight, of_weight in zip(weights, candidates, strict=True)
-    ]
-    fixed = total - sum(of_weight[0].cost for of_weight in options)
-    within_damage = what == "damage"
-    chosen = (
-        least_cost(options, share**2) if within_damage else least_damage(options, most_within(share, total) - fixed)
-    )
-    if chosen is None:
-        least = fixed + sum(min(option.cost for option in of_weight) for of_weight in options)
-        reachable = math.ceil(least / max(total, 1) * 1e4) / 1e4
-        raise ConfigError(
-            f"budget: {budget} cannot be reached: the least is {what}={reachable:g}, with {fixed / max(total, 1):.1%} "
-            f"of the {unit} in what cannot be split: allow more, or let more layers be split "
-            '(method="auto", rule="any", no rules that keep layers)'
-        )
-    taken = [of_weight[index] for of_weight, index in zip(options, chosen, strict=True)]
-    damage = math.fsum(option.damage for option in taken)
-    after = (fixed + sum(option.cost for option in taken)) / max(total, 1)
-    verdicts = tuple(
-        _verdict(weight.group.settings.rank_multiple, of_weight, options_of_weight, index, total, damage, unit)
-        for weight, of_weight, options_of_weight, index in zip(weights, candidates, options, chosen, strict=True)
-    )
-    return Chosen(verdicts, f"Budget {budget}: {after:.1%} of the {unit}, expected damage {math.sqrt(damage):.3g}.")
+    problem = Problem(budget, before, weights)
+    solution = problem.solution
+    if solution is None:
+        raise problem.unreachable(problem.share(problem.cheapest))
+    return problem.chosen(solution)
 
 
 def _verdict(
@@ -156,7 +231,8 @@ def _verdict(
 ) -> tuple[str, Choice] | str:
     """The choice, and in words what the next better and the next cheaper ones would change."""
     if len(candidates) == 1:
-        return f"no split at multiples of {multiple} has fewer parameters and MACs"
+        wanted = "is measurably faster" if unit == _UNITS["latency"] else "has fewer parameters and MACs"
+        return f"no split at multiples of {multiple} {wanted}"
     line = undominated(options)
     # What was chosen is on that line, or equal in damage to one there that costs less, which rounding has hidden.
     place = next((at for at, other in enumerate(line) if options[other].damage <= options[index].damage), 0)

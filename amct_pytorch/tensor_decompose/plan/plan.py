@@ -14,6 +14,7 @@ from ..._run.process_group import joined_processes
 from ..._run.turns import one_at_a_time
 from ..._storage.records import to_plain
 from ..calibration.evaluation import Outcome
+from ..methods.latencies import LatencyProof
 from ..model.layers import survey
 from .apply import apply_plan, checked_path
 from .layer_plan import LayerPlan
@@ -38,6 +39,8 @@ class DecompositionPlan(Report):
         Whether several processes of a group made it, and are to apply it, together.
     budget
         What was chosen for a budget, in words; empty without one.
+    latency
+        For a budget of latency, what was measured of the decomposed model; else None.
     why_empty
         Where there is no layer, a sentence that says so, and what to do where the model computes all the same what
         such layers do; else empty. Not saved.
@@ -49,6 +52,7 @@ class DecompositionPlan(Report):
     outcome: Outcome | None = None
     together: bool = False
     budget: str = ""
+    latency: LatencyProof | None = None
     why_empty: str = field(default="", compare=False)
 
     def tables(self) -> list[Table]:

@@ -2,7 +2,8 @@
 
 A file in torch's weights-only format, which is read without running code of it: a dict with the format and its
 version, the plan as plain data, the tensors of the layers, and a hash of all that, as torch does not notice damage to
-tensors. Layers that share a weight share their factors in the file too. A file of version 1 has no hash.
+tensors. Layers that share a weight share their factors in the file too. A file of version 1 has no hash, and one
+before version 3 no measured latency.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from ..methods import get_method
 from ..model.spec import KINDS, LayerSpec
 from .layer_plan import LayerPlan
 
-_FORMAT, _VERSION = "amct_pytorch.plan", 2
-_KEYS_BEFORE = frozenset({"format", "version", "plan", "layers", "tensors"})
-_KEYS = {1: _KEYS_BEFORE, _VERSION: _KEYS_BEFORE | {HASH}}
+_FORMAT, _VERSION = "amct_pytorch.plan", 3
+_UNHASHED = frozenset({"format", "version", "plan", "layers", "tensors"})
+_KEYS = {1: _UNHASHED, 2: _UNHASHED | {HASH}, _VERSION: _UNHASHED | {HASH}}
 Plan = TypeVar("Plan")
 
 # Fields of a layer that are tensors, which the file holds apart.
@@ -80,9 +81,8 @@ def read_plan_file(kind: type[Plan], path: str | os.PathLike[str]) -> Plan:
     version = content.get("version")
     if not is_version(version, _KEYS):
         raise PlanFileError(
-            f"{shown(place)}: expected version {' or '.join(map(str, _KEYS))}, found {quoted(version)}: it was "
-            "written by "
-            "another release"
+            f"{shown(place)}: expected version 1, 2 or {_VERSION}, found {quoted(version)}: it was written by another "
+            "release"
         )
     layers, tensors = content.get("layers"), content.get("tensors")
     if not isinstance(layers, list) or not isinstance(tensors, dict) or content.keys() != _KEYS[version]:
@@ -91,10 +91,10 @@ def read_plan_file(kind: type[Plan], path: str | os.PathLike[str]) -> Plan:
     read = tuple(
         _layer(layer, f"{shown(place)}: layer {number}", tensors, shared) for number, layer in enumerate(layers)
     )
-    given = {"layers": read, "why_empty": ""}
+    given = {"layers": read, "why_empty": "", **({} if version == _VERSION else {"latency": None})}
     plan = from_plain(kind, content["plan"], shown(os.fspath(path)), PlanFileError, given)
     # Last, as the checks before it say where and what the damage is.
-    if version == _VERSION and content[HASH] != _hash_of(content):
+    if HASH in content and content[HASH] != _hash_of(content):
         raise PlanFileError(
             f"{shown(place)}: its hash is not that of its content: it is damaged, or was changed after it was saved: "
             "copy "

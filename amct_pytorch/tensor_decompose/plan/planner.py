@@ -14,7 +14,7 @@ from ..._run.intercept import input_shapes
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.tensors import is_finite
-from ...errors import LayerError, listed, quoted
+from ...errors import ConfigError, LayerError, listed, quoted
 from ..calibration.data import Calibration
 from ..calibration.evaluation import Candidates, Outcome, judge
 from ..calibration.layer_fit import Fitted
@@ -24,6 +24,7 @@ from ..calibration.trial_chains import chains_for
 from ..config import DecompositionConfig
 from ..methods.eligible import why_kept
 from ..methods.factoring import NEVER_RAN, Factoring
+from ..methods.latencies import Stopwatch
 from ..methods.weight_group import Factors, WeightGroup
 from ..methods.within_budget import ModelCost
 from ..model.eligibility import host_weight
@@ -35,6 +36,9 @@ from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
 from .listed import axes_in_use, is_listed
 from .plan import DecompositionPlan
+
+# Layers that an error gives the reason of, why they are kept.
+_NAMED_REASONS = 3
 
 Shapes = Sequence[Sequence[int]]
 """Shapes of the inputs of a layer, one for each call."""
@@ -48,6 +52,7 @@ def make_plan(
     example_inputs: object,
     report: ProgressFunction,
     processes: ProcessGroup,
+    stopwatch: Stopwatch | None = None,
 ) -> DecompositionPlan:
     """The plan for a model.
 
@@ -67,6 +72,8 @@ def make_plan(
         Called with (done, total, layer name) as weights are factored.
     processes
         Those that make the same plan, each a share of it.
+    stopwatch
+        Times the model and its layers, for a budget of latency.
 
     Raises
     ------
@@ -76,6 +83,8 @@ def make_plan(
         The model fails on the example inputs or a calibration batch, or there are no batches.
     ConfigError
         A rank is not possible for its layer, or the budget cannot be reached.
+    DeviceError
+        The device cannot run the model, or is too busy to choose by the times measured.
     """
     verdicts = _agree_on_shared([(layer, _verdict(layer, config)) for layer in found.layers])
     verdicts = [(layer, verdict) for layer, verdict in verdicts if is_listed(layer, config)]
@@ -89,7 +98,11 @@ def make_plan(
     _check_same_everywhere(groups, processes)
     plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
-    factoring = Factoring(groups, report, processes, budget, ModelCost(_macs(listed, calls), parameters))
+    if stopwatch is not None:
+        _check_any_to_time(budget, verdicts)
+    before = ModelCost(_macs(listed, calls), parameters)
+    factoring = Factoring(groups, report, processes, budget, before, stopwatch)
+    factoring.time_layers()
     outcome = None
     if calibration is None or not groups:
         factoring.look_at_weights(report)
@@ -110,7 +123,9 @@ def make_plan(
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in factoring.groups)
     together = processes.size > 1
     why_empty = "" if layers else found.without_layers(axes_in_use(config))
-    return DecompositionPlan(layers, parameters, parameters - saved, outcome, together, factoring.summary, why_empty)
+    return DecompositionPlan(
+        layers, parameters, parameters - saved, outcome, together, factoring.summary, factoring.proof, why_empty
+    )
 
 
 def _verdict(layer: Layer, config: DecompositionConfig) -> DecompositionConfig | str:
@@ -144,6 +159,23 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
         return why_kept([cast(LayerSpec, other.spec) for other, _ in together], verdict) or verdict
 
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
+
+
+def _check_any_to_time(budget: Budget | None, verdicts: Verdicts) -> None:
+    """Check that there is a layer to decompose, before anything is timed.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    kept = [(layer.names[0], verdict) for layer, verdict in verdicts if isinstance(verdict, str)]
+    if len(kept) == len(verdicts):
+        reasons = "".join(f"; {quoted(name)}: {reason}" for name, reason in kept[:_NAMED_REASONS])
+        raise ConfigError(
+            f"budget: {budget} cannot be reached: none of {len(kept)} layers may be decomposed{reasons}: let some be "
+            '(method="auto", rule="any", no rules that keep layers)'
+        )
 
 
 def _pooled(shapes: Sequence[Mapping[tuple[str, ...], Shapes]]) -> dict[tuple[str, ...], Shapes]:
