@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import ConfigError
+from ...errors import BudgetError
 from ..ranks.budget import Budget, most_within
 from ..ranks.choose import Choice
 from ..ranks.influence import PROPORTIONAL, Influence
@@ -110,7 +110,7 @@ def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) 
 
     Raises
     ------
-    ConfigError
+    BudgetError
         The budget cannot be met; the message says what the least is.
     """
     what, share = budget.limit
@@ -130,10 +130,11 @@ def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) 
     if chosen is None:
         least = fixed + sum(min(option.cost for option in of_weight) for of_weight in options)
         reachable = math.ceil(least / max(total, 1) * 1e4) / 1e4
-        raise ConfigError(
+        raise BudgetError(
             f"budget: {budget} cannot be reached: the least is {what}={reachable:g}, with {fixed / max(total, 1):.1%} "
             f"of the {unit} in what cannot be split: allow more, or let more layers be split "
-            '(method="auto", rule="any", no rules that keep layers)'
+            '(method="auto", rule="any", no rules that keep layers)',
+            reachable,
         )
     taken = [of_weight[index] for of_weight, index in zip(options, chosen, strict=True)]
     damage = math.fsum(option.damage for option in taken)
