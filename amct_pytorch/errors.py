@@ -7,12 +7,15 @@ Each exception is also the builtin that fits it, so an existing ``except ValueEr
     ├── LayerError (ValueError)              named layers are not what the operation needs
     ├── InputsError (ValueError)             the model cannot be run on the given inputs
     ├── ConfigError (ValueError)             a setting is wrong
-    │   └── ConfigTypeError (TypeError)      a setting has the wrong type
+    │   ├── ConfigTypeError (TypeError)      a setting has the wrong type
+    │   └── BudgetError                      a budget cannot be met
     ├── InfoFileError (ValueError)           the content of a decomposition information file is wrong
     ├── InfoFileAccessError (OSError)        the file cannot be read or written
     │   └── InfoFileNotFound (FileNotFoundError)
     ├── PlanFileError (ValueError)           the content of a plan file or a settings file is wrong
     ├── PlanFileAccessError (OSError)        such a file cannot be read or written
+    ├── JournalError (ValueError)            the journal of a search is damaged, or of another search
+    ├── JournalAccessError (OSError)         a journal cannot be read or written
     ├── CheckpointError (ValueError)         a checkpoint is damaged, or of another model
     │   └── CheckpointInfoError              its information file is, so it is an InfoFileError too
     ├── CheckpointAccessError (OSError)      a checkpoint cannot be read or written
@@ -68,6 +71,17 @@ class ConfigTypeError(ConfigError, TypeError):
     """A setting has the wrong type."""
 
 
+class BudgetError(ConfigError):
+    """A budget cannot be met; ``least`` is the least share that can be."""
+
+    def __init__(self, message: str, least: float) -> None:
+        super().__init__(message, least)
+        self.least = least
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class InfoFileError(AmctError, ValueError):
     """The content of a decomposition information file is wrong; the message says where."""
 
@@ -86,6 +100,14 @@ class PlanFileError(AmctError, ValueError):
 
 class PlanFileAccessError(AmctError, OSError):
     """A plan file or a settings file cannot be read or written."""
+
+
+class JournalError(AmctError, ValueError):
+    """The journal of a search is damaged, or of a search for another model or with other settings."""
+
+
+class JournalAccessError(AmctError, OSError):
+    """The journal of a search cannot be read or written."""
 
 
 class CheckpointError(AmctError, ValueError):

@@ -43,16 +43,19 @@ def test_the_public_names_are_these() -> None:
         "DecompositionConfig",
         "DecompositionPlan",
         "EnergyRank",
+        "Evaluation",
         "EvbmfRank",
         "FixedRank",
         "LayerPlan",
         "RatioRank",
+        "SearchResult",
         "auto_decomposition",
         "decompose_network",
         "load_config",
         "load_plan",
         "plan_decomposition",
         "save_config",
+        "search_decomposition",
     ]
     assert all(getattr(tensor_decompose, name).__doc__ for name in tensor_decompose.__all__)
 

@@ -16,7 +16,7 @@ from .units import name_of
 
 
 class JsonReport(Report):
-    """A report that can be saved as JSON with all of its fields.
+    """A report that can be saved as JSON with all of its fields, but for those that are left out by name.
 
     A subclass is a dataclass of strings, numbers, floating-point types, and dataclasses, lists, tuples and dicts of
     these.
@@ -27,6 +27,9 @@ class JsonReport(Report):
 
     json_version: ClassVar[int] = 1
     """Version of the format, increased with every change that a reader must know of."""
+
+    json_left_out: ClassVar[tuple[str, ...]] = ()
+    """Names of fields that are not saved, as they have files of their own."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON. NaN and infinities become null, as JSON cannot express them.
@@ -43,7 +46,8 @@ class JsonReport(Report):
         ReportAccessError
             The file cannot be written. An existing file is then unchanged.
         """
-        content = {"format": self.json_format, "version": self.json_version, **_plain(self)}
+        fields = {name: value for name, value in _plain(self).items() if name not in self.json_left_out}
+        content = {"format": self.json_format, "version": self.json_version, **fields}
         write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 

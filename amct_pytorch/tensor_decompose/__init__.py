@@ -22,6 +22,11 @@ Without fine-tuning, with factors fitted to some unlabelled inputs::
 
     calibration = Calibration(images.split(32), mode="reconstruct")
     model, changes = auto_decomposition(model, calibration=calibration)
+
+As cheap as it gets within half a point of accuracy::
+
+    found = search_decomposition(model, accuracy_in_percent, drop=0.5, calibration=calibration, example_inputs=image)
+    model, changes = found.plan.apply(model)
 """
 
 from .api import auto_decomposition, decompose_network, plan_decomposition
@@ -33,6 +38,8 @@ from .plan.layer_plan import LayerPlan
 from .plan.plan import DecompositionPlan, load_plan
 from .ranks.budget import Budget
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
+from .search.result import Evaluation, SearchResult
+from .search.search import search_decomposition
 
 __all__ = [
     "Budget",
@@ -45,14 +52,17 @@ __all__ = [
     "DecompositionConfig",
     "DecompositionPlan",
     "EnergyRank",
+    "Evaluation",
     "EvbmfRank",
     "FixedRank",
     "LayerPlan",
     "RatioRank",
+    "SearchResult",
     "auto_decomposition",
     "decompose_network",
     "load_config",
     "load_plan",
     "plan_decomposition",
     "save_config",
+    "search_decomposition",
 ]

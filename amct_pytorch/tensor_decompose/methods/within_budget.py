@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import ConfigError
+from ...errors import BudgetError
 from ..ranks.budget import Budget, most_within
 from ..ranks.choose import Choice
 from ..ranks.influence import PROPORTIONAL, Influence
@@ -168,13 +168,14 @@ class Problem:
         """For each weight its split; None where it is kept."""
         return [of_weight[index] for of_weight, index in zip(self._candidates, solution, strict=True)]
 
-    def unreachable(self, least: float) -> ConfigError:
+    def unreachable(self, least: float) -> BudgetError:
         """The error that the budget cannot be met, with the least share that can be."""
         reachable = math.ceil(least * 1e4) / 1e4
-        return ConfigError(
+        return BudgetError(
             f"budget: {self._budget} cannot be reached: the least is {self._budget.limit[0]}={reachable:g}, with "
             f"{max(self._fixed, 0) / max(self._total, 1):.1%} of the {self._unit} in what cannot be split: allow more, "
-            'or let more layers be split (method="auto", rule="any", no rules that keep layers)'
+            'or let more layers be split (method="auto", rule="any", no rules that keep layers)',
+            reachable,
         )
 
     def share(self, solution: Sequence[int]) -> float:
@@ -210,7 +211,7 @@ def chosen_within(budget: Budget, before: ModelCost, weights: Sequence[Weight]) 
 
     Raises
     ------
-    ConfigError
+    BudgetError
         The budget cannot be met; the message says what the least is.
     """
     problem = Problem(budget, before, weights)

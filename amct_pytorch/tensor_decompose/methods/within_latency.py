@@ -73,7 +73,7 @@ def chosen_within_latency(
 
     Raises
     ------
-    ConfigError
+    BudgetError
         The budget cannot be met; the message says what the least is.
     """
     limit = budget.limit[1] * (1 + _OVER)

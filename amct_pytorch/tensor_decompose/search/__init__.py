@@ -1,0 +1,1 @@
+"""The cheapest plan by the accuracy of the whole model, as the user measures it."""
