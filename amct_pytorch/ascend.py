@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ._deploy import ascend_compare
 from ._deploy.ascend_files import Network, Target, atc_script, readme, run_script, target_of
 from ._deploy.ascend_tools import Conversion, Timing, convert, time_compiled
+from ._deploy.atc_file import AtcCheck, fit_for_atc
 from ._deploy.dynamic_sizes import Dynamic, checked_batches, checked_image_sizes, image_size_of
 from ._deploy.export_report import ExportReport
 from ._deploy.onnx_file import on_host, outputs_of, require_extra, write_onnx
@@ -44,6 +45,8 @@ class AscendReport(JsonReport):
         The precision mode given to ATC, one of `PRECISIONS`.
     model, original
         The `ExportReport` of each ONNX file; None for the original if none was given.
+    parser
+        An `AtcCheck` of each ONNX file: what was found, and rewritten, by the rules of ATC's parser.
     conversions
         A `Conversion` for every chip; empty if ``atc`` is not on the PATH.
     timings
@@ -56,6 +59,7 @@ class AscendReport(JsonReport):
     precision: str
     model: ExportReport
     original: ExportReport | None
+    parser: tuple[AtcCheck, ...]
     conversions: tuple[Conversion, ...]
     timings: tuple[Timing, ...]
 
@@ -70,7 +74,9 @@ class AscendReport(JsonReport):
 
     def tables(self) -> list[Table]:
         """The tables of the exported files, then a line for each tool run here, and where to find the next steps."""
-        exported = [table for report in (self.model, self.original) if report for table in report.tables()]
+        exported = [
+            table for report in (self.model, self.original, *self.parser) if report for table in report.tables()
+        ]
         lines = list(map(str, (*self.conversions, *self.timings)))
         if not self.conversions:
             lines.append("atc is not on the PATH: compile with the scripts where CANN is installed")
@@ -152,8 +158,16 @@ def export_ascend(
     dynamic = _checked_sizes(dynamic_batch, dynamic_image_size, networks["model"][1])
     with new_folder(place, ExportAccessError, replaces=False) as draft:
         reports: dict[str, ExportReport] = {}
+        parser: list[AtcCheck] = []
+
+        def fit(file: Path) -> None:
+            parser.append(fit_for_atc(file))
+
         for name, (network, given) in networks.items():
-            reports[name] = write_onnx(network, given, draft / f"{name}.onnx", dynamic)
+            file = draft / f"{name}.onnx"
+            reports[name] = write_onnx(
+                network, given, file, dynamic, adapt=lambda file: parser.append(fit_for_atc(file))
+            )
             _save(draft / "outputs" / name, [info.name for info in reports[name].outputs], outputs_of(network, given))
         given = networks["model"][1]
         files = _save(draft / "inputs", [info.name for info in reports["model"].inputs], tensors_of(given))
@@ -170,7 +184,13 @@ def export_ascend(
         timings = time_compiled(draft, compiled, list(reports), precision, size)
         final = {name: dataclasses.replace(item, path=str(place / f"{name}.onnx")) for name, item in reports.items()}
         report = AscendReport(
-            str(place), precision, final["model"], final.get("original"), tuple(conversions), tuple(timings)
+            directory=str(place),
+            precision=precision,
+            model=final["model"],
+            original=final.get("original"),
+            parser=tuple(parser),
+            conversions=tuple(conversions),
+            timings=tuple(timings),
         )
         report.save(draft / "report.json")
     return report
