@@ -162,7 +162,8 @@ def _opsets(version: int, others: dict[str, int] | None = None) -> list[onnx.Ope
 
 
 def _node(operator: str, *inputs: str, name: str = "", output: str = "y", **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(operator, list(inputs or ["x"]), [output], name, **attributes)
+    given = [] if operator == "Constant" else list(inputs or ["x"])
+    return helper.make_node(operator, given, [output], name, **attributes)
 
 
 _X = np.array([[1, -2, 3], [4, 5, -6]], np.float32)
