@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from amct_pytorch._deploy import atc_rules
 from amct_pytorch._deploy.atc_rewrites import rewritten
 from amct_pytorch._deploy.atc_rules import faults_of, operator_names
+from amct_pytorch._deploy.onnx_graphs import layer_of
 from amct_pytorch.ascend import AscendReport, export_ascend
 from amct_pytorch.errors import ExportError
 
+from .foreign_architectures import ARCHITECTURES, OF_EVERY_KIND, Architecture
 from .models import TwoConvs, conv, image
 
 pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")
@@ -265,7 +267,37 @@ def test_what_cannot_be_rewritten_is_a_fault(model: onnx.ModelProto, message: st
     assert re.search(message, str(fault))
 
 
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("/model/b/conv/Conv", "b.conv"),
+        ("/model/b/seq/seq.1/seq.1.0/Conv", "b.seq.1.0"),
+        ("/model/l.0/Relu", "l.0"),
+        ("/model/model.1/conv/Conv", "1.conv"),
+        ("/model/Add", None),
+        ("node_Add_3", None),
+    ],
+)
+def test_the_layer_is_known_by_the_names_that_torchscript_gives(name: str, layer: str | None) -> None:
+    assert layer_of(_node("Add", name=name)) == layer
+
+
 def test_a_file_over_two_gibibytes_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atc_rules, "LARGEST_FILE", 10)
     (fault,) = faults_of(_model([_node("Neg")]))
     assert re.match("the file of 0.0 GiB: one file holds 2 GiB at most", str(fault))
+
+
+_BY_NAME = {architecture.name: architecture for architecture in (*ARCHITECTURES, *OF_EVERY_KIND)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("architecture", _BY_NAME.values(), ids=_BY_NAME.keys())
+def test_every_network_of_another_library_passes(architecture: Architecture, tmp_path: Path) -> None:
+    model, inputs = architecture.build().eval(), architecture.inputs()
+    report = export_ascend(model, inputs, tmp_path / "deploy", soc_versions=["910B3"])
+    assert report.ok
+    (check,) = report.parser
+    assert set(check.operators) <= operator_names() | {"Constant"}
+    assert faults_of(onnx.load(tmp_path / "deploy" / "model.onnx")) == []

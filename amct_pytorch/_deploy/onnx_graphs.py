@@ -49,15 +49,22 @@ def layer_of(node: NodeProto) -> str | None:
     Parameters
     ----------
     node
-        Made by one of torch's exporters: torch.export notes the layer in the node's metadata, TorchScript in its name,
-        which is ``/model/model.LAYER/OPERATOR``.
+        Made by one of torch's exporters. torch.export notes the layer in the node's metadata. TorchScript has it in the
+        node's name, ``/model/LAYER/…/OPERATOR``, where the children of a Sequential have its name in theirs.
     """
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             scopes: list[str] = ast.literal_eval(entry.value)
             return (scopes[-2] if len(scopes) > 1 else "") or None
-    scope = node.name.rpartition("/")[0].rpartition("/")[2]
-    return scope.removeprefix("model.") if scope.startswith("model.") else None
+    if not node.name.startswith("/model/"):
+        return None
+    layers = ["model"]
+    for name in node.name.split("/")[2:-1]:
+        if name.startswith(f"{layers[-1]}."):
+            layers[-1] = name
+        else:
+            layers.append(name)
+    return ".".join(layers).removeprefix("model").removeprefix(".") or None
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
