@@ -16,8 +16,8 @@ from pathlib import Path
 # Each network is timed this often, in turn with the other: a drift of the device shows as a spread of the rounds.
 _ROUNDS = 3
 
-# The end of a tool's output that an error quotes.
-_LAST_CHARACTERS = 2000
+# The end of a tool's output that an error quotes: its own last lines, and what the script says to look at.
+_LAST_CHARACTERS = 3000
 
 # The line of ais_bench's summary with the time on the device.
 _SUMMARY = re.compile(r"NPU_compute_time.*?median\s*=\s*([\d.]+)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,15 @@ def outputs_of(model: nn.Module, inputs: Any) -> list[Tensor]:
         return output_tensors(run_model(model, inputs, "inputs"))
 
 
-def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, opset: int = 18) -> ExportReport:
+def write_onnx(
+    model: nn.Module,
+    inputs: Any,
+    file: Path,
+    dynamic: Dynamic,
+    *,
+    opset: int = 18,
+    adapt: Callable[[Path], object] | None = None,
+) -> ExportReport:
     """Export a model to a file, and check the file in onnxruntime.
 
     Parameters
@@ -105,6 +114,8 @@ def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, o
         The dynamic sizes, and the values to check them with.
     opset
         Version of the ONNX operators.
+    adapt
+        Called with the file before it is checked, to change or to refuse it.
 
     Raises
     ------
@@ -119,6 +130,8 @@ def write_onnx(model: nn.Module, inputs: Any, file: Path, dynamic: Dynamic, *, o
     # torch.export treats a size of 1 as a constant.
     example = resized(inputs, 2) if dynamic.batches and batch_size_of(inputs) == 1 else inputs
     exporter = export_to_file(model, example, file, dynamic, opset)
+    if adapt is not None:
+        adapt(file)
     session = _session(file)
     _check_inputs(session, inputs)
     return ExportReport(
