@@ -475,7 +475,7 @@ def test_the_report_prints_and_is_saved_with_every_time(tmp_path: Path) -> None:
         assert word in text
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
-    assert (saved["format"], saved["version"]) == ("amct_pytorch.benchmark", 3)
+    assert (saved["format"], saved["version"]) == ("amct_pytorch.benchmark", 4)
     assert saved["device"]["name"] == report.device.name
     times = saved["runs"][0]["model"]["before"]["samples"]
     assert times == list(report.runs[0].model.before.samples)
