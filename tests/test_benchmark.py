@@ -482,6 +482,15 @@ def test_the_report_prints_and_is_saved_with_every_time(tmp_path: Path) -> None:
     assert len(times) == 25
 
 
+def test_the_report_says_what_the_backend_cautions_of() -> None:
+    class Careful(Instant):
+        def cautions(self, device: torch.device, *, compiled: bool = False) -> list[str]:
+            return [f"Times on {device} are not what they seem."]
+
+    (run,) = benchmark(*_pair(), image(), Careful()).runs
+    assert run.notes == ("Times on cpu are not what they seem.",)
+
+
 def test_inputs_may_be_tuples_and_mappings_with_parts_that_have_no_batch() -> None:
     class Scaled(TwoConvs):
         def forward(self, x: Tensor, scale: Tensor, flag: bool = False) -> Tensor:

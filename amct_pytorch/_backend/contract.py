@@ -260,6 +260,18 @@ class Backend(abc.ABC):
         """
         yield []
 
+    def cautions(self, device: torch.device, *, compiled: bool = False) -> Sequence[str]:
+        """What a reader of measurements on a device must know, each as a sentence for the report.
+
+        Parameters
+        ----------
+        device
+            The device that was measured.
+        compiled
+            Whether the models were compiled for it.
+        """
+        return ()
+
     def kernels(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> Sequence[Kernel]:
         """Record the kernels that the device runs in consecutive calls.
 

@@ -93,7 +93,8 @@ class BenchmarkRun:
     fallbacks
         Operators that the device lacks and that ran on the CPU, in this run or an earlier one.
     notes
-        Differences from the requested measurement, such as a smaller batch, and why verdicts are unknown.
+        Differences from the requested measurement, such as a smaller batch, why verdicts are unknown, and what to know
+        of times on this device.
     profile
         What the device did for the two models; None without a profile.
     """

@@ -91,7 +91,11 @@ def _measure(
                 peak_memory=None if compiled else memory[0],
                 peak_memory_after=None if compiled else memory[1],
                 fallbacks=tuple(setting.fallbacks),
-                notes=(*notes, *_doubts(comparison, layers)),
+                notes=(
+                    *notes,
+                    *_doubts(comparison, layers),
+                    *setting.backend.cautions(setting.device, compiled=compiled),
+                ),
             )
         )
     return runs
