@@ -11,6 +11,7 @@ A backend is one class in any package, named by one entry point::
 from __future__ import annotations
 
 from ._backend.contract import Backend, DeviceInfo, PeakMemory, Tolerance
+from ._backend.kernels import Kernel, KernelKind
 from ._backend.registry import (
     GROUP,
     BackendStatus,
@@ -26,6 +27,8 @@ __all__ = [
     "Backend",
     "BackendStatus",
     "DeviceInfo",
+    "Kernel",
+    "KernelKind",
     "PeakMemory",
     "Registry",
     "Tolerance",

@@ -12,6 +12,8 @@ from torch import nn
 from ._measure.benchmark_report import BenchmarkReport, BenchmarkRun, LayerBenchmark
 from ._measure.benchmark_run import benchmark_runs
 from ._measure.benchmark_setting import Setting
+from ._measure.kernel_profile import profiled
+from ._measure.kernel_summary import KernelProfile, KernelSummary
 from ._measure.pairing import pairs_of
 from ._run.arguments import is_whole, setting_error
 from ._run.inputs import batch_size_of, checked_inputs
@@ -20,9 +22,9 @@ from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes
 from ._run.progress import ProgressFunction, Steps, reporting
 from .backend import Backend
-from .errors import ConfigError, quoted
+from .errors import ConfigError, ConfigTypeError, quoted
 
-__all__ = ["BenchmarkReport", "BenchmarkRun", "LayerBenchmark", "benchmark"]
+__all__ = ["BenchmarkReport", "BenchmarkRun", "KernelProfile", "KernelSummary", "LayerBenchmark", "benchmark"]
 
 
 def benchmark(
@@ -35,6 +37,7 @@ def benchmark(
     batch_sizes: Sequence[int] | None = None,
     dtypes: Sequence[torch.dtype] | None = None,
     compiled: bool = False,
+    profile: bool = False,
     progress: bool | ProgressFunction = False,
 ) -> BenchmarkReport:
     """Time a model and its decomposed form on a device, in turn, as wholes and layer by layer.
@@ -69,6 +72,11 @@ def benchmark(
     compiled
         Also measure compiled models and layers (`torch.compile`; on an NPU, graph mode). This empties the caches of
         torch.compile, so models compiled earlier are recompiled at their next call.
+    profile
+        Also record the kernels that the device runs for each layer and model, after all have been timed: how long it
+        works on convolutions, on conversions between memory formats, and so on, whether it multiplies float32 numbers
+        in TF32 or HF32, and whether it waits for the host instead ("host-bound"). On cuda and npu; on an NPU torch_npu
+        takes some seconds for each recording.
     progress
         True draws a bar; a function is called with (done, total, what was measured last).
 
@@ -82,19 +90,27 @@ def benchmark(
     BackendUnavailable
         The backend is not installed, or has no usable device here.
     ConfigError
-        The device does not support a type, or an argument has a wrong value; `ConfigTypeError` for a wrong type.
+        The device does not support a type, its backend records no kernels, or an argument has a wrong value;
+        `ConfigTypeError` for a wrong type.
     ModelError, LayerError
         The two are not a model and its decomposed form.
     InputsError
         A model fails on the inputs.
     DeviceError
-        A model cannot be copied, moved or compiled, or the device runs out of memory even at one sample.
+        A model cannot be copied, moved or compiled, the device runs out of memory even at one sample, or its profiler
+        fails.
     MissingExtra
         ``progress=True``, and tqdm is not installed.
     """
     chosen = backend_of(backend)
     device = chosen.device(index)
     info = chosen.devices()[index]
+    if not isinstance(profile, bool):
+        raise ConfigTypeError(f"profile must be True or False, found {quoted(profile)}")
+    if profile and not chosen.records_kernels:
+        raise ConfigError(
+            f"backend {quoted(chosen.name)} records no kernels: leave profile=True out, or measure on another device"
+        )
     count = len(pairs_of(original, decomposed))
     types = checked_dtypes(dtypes, original, info)
     inputs = checked_inputs(inputs, "inputs")
@@ -102,11 +118,16 @@ def benchmark(
     runs: list[BenchmarkRun] = []
     fallbacks: dict[str, None] = {}
     with reporting(progress, "benchmark") as report, untouched_generators([device]), torch.no_grad():
-        steps = Steps(report, len(types) * len(sizes) * (1 + compiled) * (count + 1))
+        steps = Steps(report, len(types) * len(sizes) * (1 + compiled) * (1 + profile) * (count + 1))
         with left_whole(chosen.prepared(device)):
             for dtype, size in itertools.product(types, sizes):
                 setting = Setting(chosen, device, dtype, compiled, steps, fallbacks)
                 runs += benchmark_runs(size, original, decomposed, inputs, setting)
+            if profile:
+                runs = [
+                    profiled(run, original, decomposed, inputs, Setting(chosen, device, run.dtype, False, steps, {}))
+                    for run in runs
+                ]
     return BenchmarkReport(info, tuple(runs))
 
 

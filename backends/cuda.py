@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from amct_pytorch.backend import DeviceInfo, Tolerance
+from amct_pytorch.backend import DeviceInfo, Kernel, Tolerance
+from amct_pytorch.errors import DeviceError
 
+from . import cuda_kernels
 from .accelerator import AcceleratorBackend
 
 # As on the CPU; wider for float64 and float32, which are summed in another order.
@@ -27,6 +29,7 @@ class CudaBackend(AcceleratorBackend):
     """GPUs: they compute in every type; tensor cores support float16 from sm_70 on, bfloat16 from sm_80 on."""
 
     name = "cuda"
+    records_kernels = True
 
     def unavailable_reason(self) -> str | None:
         """What is missing: a CUDA build, a driver, or a GPU."""
@@ -66,6 +69,33 @@ class CudaBackend(AcceleratorBackend):
         """Let cuDNN choose its fastest algorithm for each shape, for original and decomposed layers alike."""
         with _switched([(torch.backends.cudnn, "benchmark", True)]):
             yield
+
+    def kernels(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> Sequence[Kernel]:
+        """Record the kernels by torch.profiler."""
+        with self.module.device(device):
+            fn()
+            self.module.synchronize(device)
+            try:
+                profiler = cuda_kernels.recording()
+                profiler.start()
+            except Exception as error:  # torch raises various types
+                raise DeviceError(
+                    f"torch.profiler does not start on {device} ({type(error).__name__}: {error}): end any other "
+                    "profiler of this process"
+                ) from error
+            try:
+                for _ in range(calls):
+                    fn()
+                self.module.synchronize(device)
+            finally:
+                profiler.stop()
+        found = cuda_kernels.kernels_of(profiler.events() or ())
+        if not found:
+            raise DeviceError(
+                f"torch.profiler recorded no kernel on {device}: end any other profiler (Nsight, another process with "
+                "CUPTI), and see what CUPTI says on standard error; leave profile=True out meanwhile"
+            )
+        return found
 
     def rank_multiple(self, dtype: torch.dtype) -> int:
         """Channels in a tile of the tensor cores: 16 bytes, and at least 8 channels."""

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.metadata
-import importlib.util
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from amct_pytorch.backend import DeviceInfo, Tolerance
+from amct_pytorch.backend import DeviceInfo, Kernel, Tolerance
 from amct_pytorch.errors import DeviceError, warn_user
 
+from . import npu_fallbacks, npu_kernels, npu_loading
 from .accelerator import AcceleratorBackend
 
 # Patterns of torch.npu.get_device_name(), and the family of each. A bare "Ascend910B" is an older, unsupported chip.
@@ -28,6 +26,14 @@ _FAMILIES = [
     (r"Ascend910_93", "Atlas A3"),
     (r"Ascend950", "Ascend 950"),
 ]
+
+# Families whose cube unit takes a format of its own for weights.
+_CONVERTS_WEIGHTS = ("Atlas A2", "Atlas A3")
+
+_COMPILED_TIMES = (
+    "Compiled times include the conversion of each convolution's weight to the chip's format, as weights enter "
+    "torchair's graph as NCHW inputs; only a .om file has them converted beforehand."
+)
 
 # As on a GPU: the same number formats, and float32 sums in another order.
 _TOLERANCES = {
@@ -42,25 +48,12 @@ _HF32_TOLERANCE = _TOLERANCES[torch.float16]
 # Range of the relative error of a product in HF32; that of a product in float32 is far below it.
 _HF32_ERRORS = (1e-5, 5e-3)
 
-# Explanation of a failed import of torch_npu, by a text in the message of the exception.
-_IMPORT_FAILURES = [
-    ("Two accelerators", "torch sees another accelerator, and torch_npu shares a process with none: install a CPU "
-     "build of torch, or hide the other one (CUDA_VISIBLE_DEVICES= for GPUs)"),
-    ("libascend_hal", "CANN is there, but the driver is not: install it, or mount /usr/local/Ascend/driver into the "
-     "container and put its lib64/driver and lib64/common into LD_LIBRARY_PATH"),
-    ("cannot open shared object", "CANN is not installed or its environment is not set: run `source "
-     "/usr/local/Ascend/ascend-toolkit/set_env.sh` first"),
-    ("undefined symbol", "torch, torch_npu and CANN do not fit each other: install versions that do"),
-]  # fmt: skip
-
-# Environment variable: unless it is 0, `import torch` imports an installed torch_npu.
-_AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
-
 
 class NpuBackend(AcceleratorBackend):
     """Atlas A2, Atlas A3 and Ascend 950: convolutions in float16, bfloat16 and float32, contiguous NCHW."""
 
     name = "npu"
+    records_kernels = True
     channels_last = False  # torch_npu does not support the format
 
     def unavailable_reason(self) -> str | None:
@@ -69,7 +62,7 @@ class NpuBackend(AcceleratorBackend):
 
     @functools.cached_property
     def _reason(self) -> str | None:
-        return _why_not_loaded() or _why_no_device()
+        return npu_loading.why_not_loaded() or npu_loading.why_no_device()
 
     def devices(self) -> Sequence[DeviceInfo]:
         """The NPUs visible under ASCEND_RT_VISIBLE_DEVICES."""
@@ -145,17 +138,31 @@ class NpuBackend(AcceleratorBackend):
 
     @contextlib.contextmanager
     def fallbacks(self) -> Iterator[list[str]]:
-        """The operators that torch_npu reports as run on the CPU.
+        """The operators that torch_npu reports as run on the CPU, by standard error or by Python's warnings.
 
-        torch_npu reports each operator once per process, on standard error, not by Python's warnings. Output to
-        standard error during the block appears when it ends. With TORCH_CPP_LOG_LEVEL above WARNING the list is empty.
+        It reports each operator once a process. Output to standard error during the block, and those warnings, appear
+        when it ends. `cautions` says where torch_npu is silent.
         """
-        names: list[str] = []
-        with _written_to_standard_error() as written:
+        with npu_fallbacks.watched() as names:
             yield names
-        for line in written.decode(errors="replace").splitlines():
-            if "fall back to run on the CPU" in line:
-                names.extend(name for name in re.findall(r"aten::[\w.]+", line) if name not in names)
+
+    def cautions(self, device: torch.device, *, compiled: bool = False) -> list[str]:
+        """What may run on the CPU unseen, and what the time of a compiled model includes."""
+        found = [npu_fallbacks.caution(os.environ)]
+        if compiled and family_of(self.module.get_device_name(device)) in _CONVERTS_WEIGHTS:
+            found.append(_COMPILED_TIMES)
+        return [caution for caution in found if caution is not None]
+
+    def kernels(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> Sequence[Kernel]:
+        """Record the kernels by torch_npu's profiler, which takes some seconds to write and read its files."""
+        with self.module.device(device):
+            fn()
+            self.module.synchronize(device)
+            with npu_kernels.recorded(device) as found:
+                for _ in range(calls):
+                    fn()
+                self.module.synchronize(device)
+        return found
 
     def rank_multiple(self, dtype: torch.dtype) -> int:
         """Side of the cube unit's blocks: 16, or 32 along the summed axis of int8."""
@@ -180,19 +187,26 @@ class NpuBackend(AcceleratorBackend):
         return {key: str(value) for key, value in settings.items()}
 
     def compile(self, model: nn.Module) -> Callable[..., object]:
-        """The model in torchair's graph mode.
+        """The model in torchair's graph mode, for inputs of fixed sizes.
 
         Raises
         ------
         DeviceError
-            torchair cannot be imported.
+            torchair cannot be used.
         """
         try:
-            torchair = importlib.import_module("torchair")
-        except ImportError as error:
-            raise DeviceError(f"to compile for an NPU needs torchair, which comes with torch_npu: {error}") from error
-        backend = torchair.get_npu_backend(compiler_config=torchair.CompilerConfig())
-        return cast(Callable[..., object], torch.compile(model, backend=backend))
+            torchair = importlib.import_module("torchair")  # torch_npu imports it at its first use only
+            config = torchair.CompilerConfig()
+            # Weights stay where they are, so the graph need not ask for their addresses in each call.
+            config.experimental_config.frozen_parameter = True
+            backend = torchair.get_npu_backend(compiler_config=config)
+        except Exception as error:  # of any type, as CANN's Python packages fail in many ways
+            raise DeviceError(
+                f"to compile for an NPU needs torchair, which comes with torch_npu, and it cannot be used "
+                f"({type(error).__name__}: {error}): leave compiled=True out, or install what that names; torchair "
+                "needs CANN's environment (set_env.sh) and its Python packages"
+            ) from error
+        return cast(Callable[..., object], torch.compile(model, backend=backend, dynamic=False))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """An OutOfMemoryError of torch, or a RuntimeError with torch_npu's message."""
@@ -213,91 +227,6 @@ def family_of(name: str) -> str:
         if re.match(pattern, name):
             return family
     return f"{name} (none of {', '.join(family for _, family in _FAMILIES)})"
-
-
-def _why_not_loaded() -> str | None:
-    """Import torch_npu, and return why that fails, or None. The environment variables are left as they were."""
-    if "torch_npu" in sys.modules:
-        return None
-    if importlib.util.find_spec("torch_npu") is None:
-        return f"torch_npu is not installed: pip install torch-npu=={_release(torch.__version__)}"
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        version = importlib.metadata.version("torch_npu")
-        if _release(version) != _release(torch.__version__):
-            return (
-                f"torch_npu {version} needs torch {_release(version)}, found torch {torch.__version__}: "
-                "install the version of the one that fits the other"
-            )
-    environment, modules = dict(os.environ), set(sys.modules)
-    try:
-        importlib.import_module("torch_npu")
-    except Exception as error:  # torch_npu raises ImportError, RuntimeError and plain Exception
-        for module in set(sys.modules) - modules:
-            if module.partition(".")[0] == "torch_npu":
-                del sys.modules[module]
-        _restore_environment(environment)
-        message = str(error)
-        why = next((text for sign, text in _IMPORT_FAILURES if sign in message), "torch_npu cannot be imported")
-        return (
-            f"{why} ({type(error).__name__}: {message}). To work without the NPU meanwhile, set {_AUTOLOAD}=0: "
-            "otherwise `import torch` fails too"
-        )
-    _restore_environment(environment, only=_AUTOLOAD)
-    return None
-
-
-def _why_no_device() -> str | None:
-    advice = "check `npu-smi info`, the rights on /dev/davinci*, and ASCEND_RT_VISIBLE_DEVICES"
-    try:
-        module = cast(Any, torch).npu
-        return None if module.is_available() and module.device_count() > 0 else f"torch_npu sees no NPU: {advice}"
-    except Exception as error:  # the driver raises various types
-        return f"torch_npu fails to look for an NPU: {error}: {advice}"
-
-
-@contextlib.contextmanager
-def _written_to_standard_error() -> Iterator[bytearray]:
-    """What the process writes to standard error during a block, C++ code included; passed on when the block ends."""
-    written = bytearray()
-    try:
-        original = os.dup(2)
-    except OSError:  # closed, so nothing can be written
-        yield written
-        return
-    _flush_standard_error()
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield written
-        finally:
-            _flush_standard_error()
-            os.dup2(original, 2)
-            os.close(original)
-            file.seek(0)
-            written += file.read()
-            with open(2, "wb", closefd=False) as standard_error:
-                standard_error.write(written)
-
-
-def _flush_standard_error() -> None:
-    if sys.stderr is not None:
-        sys.stderr.flush()
-
-
-def _restore_environment(before: dict[str, str], only: str | None = None) -> None:
-    for key in set(os.environ) | set(before):
-        if only is not None and key != only:
-            continue
-        if key in before:
-            os.environ[key] = before[key]
-        else:
-            os.environ.pop(key, None)
-
-
-def _release(version: str) -> str:
-    """The release of a version: 2.13.0 of 2.13.0.post1+cpu."""
-    match = re.match(r"\d+(?:\.\d+){0,2}", version)
-    return match.group() if match else version
 
 
 def _internal_format() -> bool:

@@ -14,6 +14,8 @@ It simulates
 - HF32: operands of float32 convolutions are rounded to 11 significant bits while torch.npu.conv.allow_hf32 is True,
   the default. `chip.float32` selects a device without any other float32;
 - errors for float64 convolutions, and for tensors in the channels_last format;
+- torch_npu's profiler, which writes kernel_details.csv in its layout: each operator is a kernel, and a convolution has
+  conversions of formats beside it, as on Atlas A2;
 - operators that the device lacks and that run on the CPU, each with torch_npu's warning, once per process, written to
   standard error and not through Python's warnings.
 
@@ -25,9 +27,11 @@ parameter's type on the device is NpuTensor, which isinstance accepts as nn.Para
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import functools
 import importlib.machinery
+import multiprocessing
 import os
 import sys
 import time
@@ -35,6 +39,7 @@ import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -221,7 +226,9 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         begin = time.perf_counter()
         results = func(*_in_hf32(name, host_args), **host_kwargs)
     if not func.is_view:
-        clock.queue(begin, SLOWDOWN * (time.perf_counter() - begin))
+        seconds = SLOWDOWN * (time.perf_counter() - begin)
+        profiler.record(name, host_args, max(clock.done, begin), seconds)
+        clock.queue(begin, seconds)
     target = args[0] if name == "aten::copy_" else kwargs.get("device", torch.device("npu"))
     to_host = _is_host(target.device if isinstance(target, torch.Tensor) else target)
     if to_host or not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(func.tags):
@@ -357,6 +364,70 @@ class Event:
         return (end._moment - self._moment) * 1e3
 
 
+_CANN_OPERATORS = {"convolution": "Conv2D", "addmm": "MatMulV2", "mm": "MatMulV2", "mean": "ReduceMean"}
+_KERNEL_COLUMNS = [
+    *("Device_id", "Model ID", "Task ID", "Stream ID", "Name", "Type", "OP State", "Accelerator Core"),
+    *("Start Time(us)", "Duration(us)", "Wait Time(us)", "Block Num", "Mix Block Num", "HF32 Eligible"),
+    *("Input Shapes", "Input Data Types", "Input Formats"),
+]
+
+
+class Profiler(types.ModuleType):
+    """torch_npu.profiler: it writes the kernels of a block to a table; like the real one it changes multiprocessing."""
+
+    ExportType = types.SimpleNamespace(Text="text")
+    ProfilerLevel = types.SimpleNamespace(Level1="Level1")
+
+    def __init__(self) -> None:
+        super().__init__("torch_npu.profiler")
+        self.fails = False
+        self._rows: list[list[object]] | None = None
+
+    def _ExperimentalConfig(self, **settings: object) -> dict[str, object]:  # noqa: N802  # torch_npu's name
+        return settings
+
+    def tensorboard_trace_handler(self, folder: str) -> str:
+        return folder
+
+    @contextlib.contextmanager
+    def profile(self, *, on_trace_ready: str, experimental_config: dict[str, object]) -> Iterator[None]:
+        """Record a block, and write its table unless `fails`."""
+        assert experimental_config == {"export_type": "text", "profiler_level": "Level1"}
+        self._rows = rows = []
+        try:
+            yield
+        finally:
+            self._rows = None
+            multiprocessing.set_start_method("fork", force=True)
+        if self.fails:
+            print("[ERROR] the data cannot be parsed")
+            return
+        folder = Path(on_trace_ready) / f"host_{os.getpid()}_20260101000000000_ascend_pt" / "ASCEND_PROFILER_OUTPUT"
+        folder.mkdir(parents=True)
+        with (folder / "kernel_details.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([_KERNEL_COLUMNS, *rows])
+
+    def record(self, name: str, args: tuple[Any, ...], start: float, seconds: float) -> None:
+        """Add the kernels of an operator."""
+        if self._rows is None:
+            return
+        operator = name.removeprefix("aten::").removesuffix("_")
+        kind = _CANN_OPERATORS.get(operator, operator.capitalize())
+        kinds = ["TransData", kind, "TransData"] if kind == "Conv2D" else [kind]
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        hf32 = "YES" if kind == "Conv2D" and npu.conv.allow_hf32 else "NO"
+        shapes = '"' + ";".join(",".join(map(str, tensor.shape)) for tensor in tensors) + '"'
+        types_ = ";".join({torch.float32: "FLOAT", torch.float16: "FLOAT16"}.get(x.dtype, "DT_BF16") for x in tensors)
+        for number, each in enumerate(kinds):
+            at = 1e6 * (start + number * seconds / len(kinds))
+            core = "AI_CORE" if each == "Conv2D" else "AI_VECTOR_CORE"
+            name = f"aclnn{operator}_{each}"
+            times = (f"{at:.3f}\t", f"{1e6 * seconds / len(kinds):.3f}", 0)
+            self._rows.append(
+                [0, 4294967295, 1, 2, name, each, "dynamic", core, *times, 20, 0, hf32, shapes, types_, "NCHW"]
+            )
+
+
 class TorchNpu(types.ModuleType):
     """The part of torch.npu that the library, its backend and torch itself use."""
 
@@ -463,6 +534,7 @@ def _stand_in_for_torch_npu() -> None:
     module.__spec__ = importlib.machinery.ModuleSpec("torch_npu", None)
     module.__version__ = torch.__version__.partition("+")[0]
     module.npu = npu
+    module.profiler = profiler
     module._C = types.SimpleNamespace(_npu_getOption=lambda name: b"enable" if options[name]() else b"disable")
     sys.modules["torch_npu"] = module
 
@@ -534,6 +606,9 @@ clock = Clock()
 
 memory = Memory()
 """The simulated device's memory."""
+
+profiler = Profiler()
+"""The simulated torch_npu.profiler."""
 
 npu = TorchNpu()
 _setup_privateuseone_for_python_backend("npu", backend_module=npu)

@@ -475,11 +475,20 @@ def test_the_report_prints_and_is_saved_with_every_time(tmp_path: Path) -> None:
         assert word in text
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
-    assert (saved["format"], saved["version"]) == ("amct_pytorch.benchmark", 3)
+    assert (saved["format"], saved["version"]) == ("amct_pytorch.benchmark", 4)
     assert saved["device"]["name"] == report.device.name
     times = saved["runs"][0]["model"]["before"]["samples"]
     assert times == list(report.runs[0].model.before.samples)
     assert len(times) == 25
+
+
+def test_the_report_says_what_the_backend_cautions_of() -> None:
+    class Careful(Instant):
+        def cautions(self, device: torch.device, *, compiled: bool = False) -> list[str]:
+            return [f"Times on {device} are not what they seem."]
+
+    (run,) = benchmark(*_pair(), image(), Careful()).runs
+    assert run.notes == ("Times on cpu are not what they seem.",)
 
 
 def test_inputs_may_be_tuples_and_mappings_with_parts_that_have_no_batch() -> None:

@@ -162,7 +162,7 @@ def test_the_report_prints_and_is_saved_whole(tmp_path: Path) -> None:
         assert word in text
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
-    assert (saved["format"], saved["version"]) == ("amct_pytorch.validation", 2)
+    assert (saved["format"], saved["version"]) == ("amct_pytorch.validation", 3)
     assert saved["runs"][1]["dtype"] == "bfloat16"
     assert saved["runs"][0]["layers"][0]["device_error"] == report.runs[0].layers[0].device_error
 

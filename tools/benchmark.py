@@ -6,6 +6,7 @@ limit of the default policy.
 
     python tools/benchmark.py                                          # the CPU, minutes
     python tools/benchmark.py --backend npu --dtypes float32 float16 bfloat16 --layers --save reports
+    python tools/benchmark.py --backend cuda --profile --layers        # and what the device does meanwhile, by kernel
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def measure(name: str, backend: Backend, arguments: argparse.Namespace) -> tuple
         batch_sizes=arguments.batch_sizes,
         dtypes=dtypes,
         compiled=arguments.compiled,
+        profile=arguments.profile,
         progress=lambda done, total, what: print(f"\r{name}: {done} of {total}, {what:30}", end="", file=sys.stderr),
     )
     print(f"\r{'':60}\r", end="", file=sys.stderr)
@@ -89,7 +91,7 @@ def summary(name: str, checked: ValidationReport, run: BenchmarkRun) -> tuple[st
         in_ms(run.model.before.median),
         in_ms(run.model.after.median),
         str(speed),
-        speed.verdict,
+        f"{speed.verdict}{', host-bound' if run.profile and run.profile.host_bound else ''}",
         " / ".join(str(verdicts.count(kind)) for kind in ("faster", "slower", "no difference seen", "unknown")),
     )
 
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1], metavar="N", help="default 1")
     parser.add_argument("--networks", nargs="+", default=list(MODELS), choices=MODELS, help="default all")
     parser.add_argument("--compiled", action="store_true", help="also compiled (on an NPU in graph mode)")
+    parser.add_argument("--profile", action="store_true", help="also record the device's kernels (cuda and npu)")
     parser.add_argument("--layers", action="store_true", help="print both reports of each network, layer by layer")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="save both reports of each network as JSON")
     arguments = parser.parse_args()

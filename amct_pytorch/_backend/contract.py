@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import BackendUnavailable, ConfigError, quoted
+from .kernels import Kernel
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ class Backend(abc.ABC):
 
     channels_last: ClassVar[bool] = True
     """Whether tensors on the device may have the channels_last memory format."""
+
+    records_kernels: ClassVar[bool] = False
+    """Whether `kernels` works."""
 
     @abc.abstractmethod
     def unavailable_reason(self) -> str | None:
@@ -255,6 +259,41 @@ class Backend(abc.ABC):
         The list is filled when the block ends. A device may report each operator only once per process.
         """
         yield []
+
+    def cautions(self, device: torch.device, *, compiled: bool = False) -> Sequence[str]:
+        """What a reader of measurements on a device must know, each as a sentence for the report.
+
+        Parameters
+        ----------
+        device
+            The device that was measured.
+        compiled
+            Whether the models were compiled for it.
+        """
+        return ()
+
+    def kernels(self, fn: Callable[[], object], *, device: torch.device, calls: int = 1) -> Sequence[Kernel]:
+        """Record the kernels that the device runs in consecutive calls.
+
+        The profiler slows the host down, so the gaps between kernels say nothing; their durations do.
+
+        Parameters
+        ----------
+        fn
+            Queues work on the device; called once more beforehand, to warm up.
+        device
+            The device that works.
+        calls
+            Number of calls to record.
+
+        Raises
+        ------
+        ConfigError
+            The backend has no profiler.
+        DeviceError
+            The profiler failed, or recorded nothing.
+        """
+        raise ConfigError(f"backend {quoted(self.name)} records no kernels")
 
     def compile(self, model: nn.Module) -> Callable[..., object]:
         """Compile a model for the device.

@@ -12,7 +12,9 @@ from .._report.table import Column, Table
 from .._report.units import in_gib, in_ms, name_of, settings_line
 from ..backend import DeviceInfo
 from ..tensor_decompose.model.spec import common_kind
-from .timing import Comparison
+from .kernel_summary import KernelProfile
+from .kernel_tables import kernel_table
+from .timing import UNKNOWN, Comparison
 
 WHOLE = "whole model"
 """Name of the row, and of the progress step, of the model's whole forward pass."""
@@ -42,6 +44,9 @@ class LayerBenchmark:
         Times of the original layer and of the chain, and the speed-up; None for a layer that did not run.
     kind
         What the layer is: "Linear", "Conv1d", "Conv2d" or "Conv3d".
+    profile
+        What the device did for the original layer and for the chain; None without a profile, or if the layer did not
+        run.
     """
 
     name: str
@@ -55,6 +60,7 @@ class LayerBenchmark:
     macs_after: int
     comparison: Comparison | None
     kind: str = "Conv2d"
+    profile: KernelProfile | None = None
 
     @property
     def verdict(self) -> str:
@@ -87,7 +93,10 @@ class BenchmarkRun:
     fallbacks
         Operators that the device lacks and that ran on the CPU, in this run or an earlier one.
     notes
-        Differences from the requested measurement, such as a smaller batch, and why verdicts are unknown.
+        Differences from the requested measurement, such as a smaller batch, why verdicts are unknown, and what to know
+        of times on this device.
+    profile
+        What the device did for the two models; None without a profile.
     """
 
     dtype: torch.dtype
@@ -102,6 +111,7 @@ class BenchmarkRun:
     peak_memory_after: int | None
     fallbacks: tuple[str, ...]
     notes: tuple[str, ...]
+    profile: KernelProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -117,17 +127,23 @@ class BenchmarkReport(JsonReport):
     """
 
     json_format: ClassVar[str] = "amct_pytorch.benchmark"
-    json_version: ClassVar[int] = 3
+    json_version: ClassVar[int] = 4
 
     device: DeviceInfo
     runs: tuple[BenchmarkRun, ...]
 
     def tables(self) -> list[Table]:
-        """The device, then a table for each run with a row for each layer and one for the whole model."""
+        """The device, then a table for each run with a row for each layer and one for the whole model.
+
+        A table of its kernels follows a run that was profiled.
+        """
         device = self.device
         title = Table(f"Benchmark on {device.name} ({device.family}), {settings_line(dict(device.versions))}")
-        return [title, *(_table(run, device) for run in self.runs)]
+        return [title, *(table for run in self.runs for table in (_table(run, device), *_kernels(run)))]
 
+
+# The name of a layer that is the model.
+_UNNAMED = "(the model)"
 
 _NAME = Column("layer", "name")
 # In a narrow terminal the measured columns are the last to be left out. Between the name and these is the geometry.
@@ -149,8 +165,12 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     title += f", {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}"
     kind = common_kind(layer.kind for layer in run.layers)
     columns = (_NAME, Column(kind or "geometry", priority=1), *_COLUMNS)
-    rows = [(*_layer_cells(layer, kind), *_comparison_cells(layer.comparison), layer.verdict) for layer in run.layers]
-    rows.append((WHOLE, "", "", "", "", *_comparison_cells(run.model), run.model.speed_up.verdict))
+    rows = [
+        (*_layer_cells(layer, kind), *_comparison_cells(layer.comparison), _verdict(layer.verdict, layer.profile))
+        for layer in run.layers
+    ]
+    whole = _verdict(run.model.speed_up.verdict, run.profile)
+    rows.append((WHOLE, "", "", "", "", *_comparison_cells(run.model), whole))
     sizes = f"Parameters: {run.parameters:,} → {run.parameters_after:,}."
     if run.peak_memory is not None and run.peak_memory_after is not None:
         sizes += f" Peak memory: {in_gib(run.peak_memory)} → {in_gib(run.peak_memory_after)}."
@@ -165,10 +185,22 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     return Table(title, columns, tuple(rows), tuple(notes))
 
 
+def _kernels(run: BenchmarkRun) -> list[Table]:
+    profiles = [(layer.name or _UNNAMED, layer.profile) for layer in run.layers] + [(WHOLE, run.profile)]
+    found = [(name, profile) for name, profile in profiles if profile is not None]
+    return [kernel_table(found)] if found else []
+
+
+def _verdict(verdict: str, profile: KernelProfile | None) -> str:
+    # A process that did not get the CPU keeps the device waiting, but the program is not to blame.
+    known = verdict != UNKNOWN
+    return f"{verdict}, host-bound" if known and profile is not None and profile.host_bound else verdict
+
+
 def _layer_cells(layer: LayerBenchmark, kind: str) -> tuple[str, ...]:
     share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
     geometry = layer.conv if kind else f"{layer.kind} {layer.conv}"
-    return layer.name or "(the model)", geometry, layer.mode, ", ".join(map(str, layer.ranks)), share
+    return layer.name or _UNNAMED, geometry, layer.mode, ", ".join(map(str, layer.ranks)), share
 
 
 def _comparison_cells(comparison: Comparison | None) -> tuple[str, ...]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from .._report.units import name_of
-from .._run.inputs import batch_size_of, call_with, resized, run_model
-from .._run.intercept import watched
-from .._run.placement import memory_errors_named, placed_inputs, placed_model, ran_out_of_memory, released
-from ..errors import DeviceError, quoted, warn_user
+from .._run.inputs import batch_size_of, call_with, resized
+from .._run.placement import memory_errors_named, ran_out_of_memory, released
+from ..errors import quoted, warn_user
+from .benchmark_models import compile_errors_named, placed_models
 from .benchmark_report import WHOLE, BenchmarkRun, LayerBenchmark
 from .benchmark_setting import Setting
 from .cpu_share import LEAST_SHARE
-from .layer_benchmark import blank_like, compare_layers, doubt_impossible
-from .pairing import pairs_of
+from .layer_benchmark import compare_layers, doubt_impossible
 from .timing import Comparison
 
 
@@ -73,43 +71,31 @@ def _measure(
     original: nn.Module, decomposed: nn.Module, inputs: Any, setting: Setting, notes: tuple[str, ...]
 ) -> list[BenchmarkRun]:
     """The eager run, and the compiled one if the setting asks for it."""
-    backend, device, dtype = setting.backend, setting.device, setting.dtype
-    before, after = (placed_model(model, backend, device, dtype) for model in (original, decomposed))
-    arguments = placed_inputs(inputs, backend, device, dtype)
-    pairs = pairs_of(before, after)
-    arrivals: dict[nn.Module, list[torch.Tensor]] = {pair.original: [] for pair in pairs}
-
-    def record(layer: nn.Module, arrived: torch.Tensor) -> None:
-        arrivals[layer].append(blank_like(arrived))
-
-    called = f"inputs on {device} in {name_of(dtype)}"
-    with backend.fallbacks() as names:
-        with watched(arrivals, record):
-            run_model(before, arguments, called)
-        run_model(after, arguments, called)
-    setting.fallbacks.update(dict.fromkeys(names))
-    memory = [_peak_memory(model, arguments, setting) for model in (before, after)]
+    placed = placed_models(original, decomposed, inputs, setting)
+    memory = [_peak_memory(model, placed.arguments, setting) for model in (placed.before, placed.after)]
     runs = []
     for compiled in (False, True) if setting.compiled else (False,):
-        whole = setting.compiled_pair(before, after) if compiled else (before, after)
-        with compile_errors_named(device) if compiled else contextlib.nullcontext():
-            calls = [_call_of(model, arguments) for model in whole]
-            comparison = setting.compare(calls[0], calls[1], WHOLE)
-            layers = doubt_impossible(compare_layers(pairs, arrivals, setting, compiled), comparison)
+        with compile_errors_named(setting.device) if compiled else contextlib.nullcontext():
+            comparison = setting.compare(*placed.calls(setting, compiled), WHOLE)
+            layers = doubt_impossible(compare_layers(placed, setting, compiled), comparison)
         runs.append(
             BenchmarkRun(
-                dtype=dtype,
+                dtype=setting.dtype,
                 batch_size=batch_size_of(inputs),
                 compiled=compiled,
-                settings=backend.settings(device),
+                settings=setting.backend.settings(setting.device),
                 layers=layers,
                 model=comparison,
-                parameters=_parameters(before),
-                parameters_after=_parameters(after),
+                parameters=_parameters(placed.before),
+                parameters_after=_parameters(placed.after),
                 peak_memory=None if compiled else memory[0],
                 peak_memory_after=None if compiled else memory[1],
                 fallbacks=tuple(setting.fallbacks),
-                notes=(*notes, *_doubts(comparison, layers)),
+                notes=(
+                    *notes,
+                    *_doubts(comparison, layers),
+                    *setting.backend.cautions(setting.device, compiled=compiled),
+                ),
             )
         )
     return runs
@@ -141,35 +127,6 @@ def _peak_memory(model: nn.Module, arguments: Any, setting: Setting) -> int:
     with setting.backend.peak_memory(setting.device) as peak:
         call_with(model, arguments)
     return peak.bytes + sum(tensor.nbytes for tensor in itertools.chain(model.parameters(), model.buffers()))
-
-
-@contextlib.contextmanager
-def compile_errors_named(device: torch.device) -> Iterator[None]:
-    """Say of an error in the block that the models cannot be compiled, and what to do.
-
-    Parameters
-    ----------
-    device
-        The device that they are compiled for.
-
-    Raises
-    ------
-    DeviceError
-        There was an error.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, DeviceError):
-            raise
-        raise DeviceError(
-            f"the models cannot be compiled for {device} ({type(error).__name__}: {error}): "
-            "leave compiled=True out, or fix what torch.compile names"
-        ) from error
-
-
-def _call_of(model: Callable[..., object], arguments: Any) -> Callable[[], object]:
-    return lambda: call_with(model, arguments)
 
 
 def _parameters(model: nn.Module) -> int:

@@ -34,10 +34,10 @@ from ..tensor_decompose.methods.weight_group import WeightGroup
 from ..tensor_decompose.model.replace import Replacement, replaced
 from ..tensor_decompose.model.spec import LayerModule
 from ..tensor_decompose.ranks.budget import Budget
-from .benchmark_run import compile_errors_named
+from .benchmark_models import compile_errors_named
 from .cpu_share import LEAST_SHARE
 from .latency_table import LatencyTable
-from .layer_benchmark import blank_like
+from .layer_inputs import blank_like
 from .layer_latency import LayerTime, Ranks, worth_splitting_at
 from .timing import Comparison, compare
 from .weight_on_device import WeightOnDevice, chain_like

@@ -68,6 +68,8 @@ class DtypeValidation:
         output is (N, classes).
     fallbacks
         Operators that the device lacks and that ran on the CPU, in this type or an earlier one.
+    notes
+        What to know of results on this device.
     """
 
     dtype: torch.dtype
@@ -77,6 +79,7 @@ class DtypeValidation:
     output_error: float | None
     top1_agreement: float | None
     fallbacks: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class ValidationReport(JsonReport):
     """
 
     json_format: ClassVar[str] = "amct_pytorch.validation"
-    json_version: ClassVar[int] = 2
+    json_version: ClassVar[int] = 3
 
     device: DeviceInfo
     runs: tuple[DtypeValidation, ...]
@@ -141,7 +144,7 @@ def _table(run: DtypeValidation) -> Table:
     notes = [_outputs(run)]
     if run.fallbacks:
         notes.append(f"Run on the CPU, as the device lacks them: {', '.join(run.fallbacks)}.")
-    return Table(title, _COLUMNS, tuple(rows), tuple(notes))
+    return Table(title, _COLUMNS, tuple(rows), (*notes, *run.notes))
 
 
 def _outputs(run: DtypeValidation) -> str:

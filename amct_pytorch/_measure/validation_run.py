@@ -84,4 +84,5 @@ def validation_run(
         output_error=outputs.ratio,
         top1_agreement=outputs.agreement,
         fallbacks=tuple(fallbacks),
+        notes=tuple(backend.cautions(device)),
     )

@@ -18,7 +18,7 @@ from ..tensor_decompose.model.chain import DecomposedLayer
 from ..tensor_decompose.model.replace import build_chain, parameters_like
 from ..tensor_decompose.model.spec import LayerModule, LayerSpec, spec_of
 from ..tensor_decompose.model.split import Split
-from .layer_benchmark import inputs_like
+from .layer_inputs import inputs_like
 from .layer_latency import Ranks
 
 Arrivals = Mapping[nn.Module, Sequence[torch.Tensor]]

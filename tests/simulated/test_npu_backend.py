@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
+import multiprocessing
 import os
 import sys
 import time
@@ -300,25 +302,123 @@ def test_a_clock_that_does_not_wait_for_the_device_is_wrong(npu: Backend) -> Non
     assert npu.time(work, device=_NPU, calls=3) > 1.5 * asked
 
 
-def test_to_compile_without_torchair_says_so(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchair", None)
-    with pytest.raises(DeviceError, match="torchair, which comes with torch_npu"):
+class _BrokenLazily(types.ModuleType):
+    """As torch_npu's torchair, which is imported at its first use."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError("no module named google.protobuf")
+
+
+@pytest.mark.parametrize(
+    ("torchair", "why"),
+    [(None, "ModuleNotFoundError: import of torchair"), (_BrokenLazily("t"), "AssertionError: no mod")],
+)
+def test_to_compile_where_torchair_fails_in_any_way_says_so(
+    npu: Backend, monkeypatch: pytest.MonkeyPatch, torchair: object, why: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchair", torchair)
+    with pytest.raises(DeviceError, match=f"torchair, which comes with torch_npu, .*{why}.*leave compiled=True out"):
         npu.compile(nn.Conv2d(3, 4, 1))
 
 
 def test_to_compile_hands_the_model_to_torchair(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    """With weights at fixed addresses, and one graph for each size of the inputs."""
+    seen, configs = [], []
 
     def compiler(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
-        seen.append(graph)
+        seen.append(inputs)
         return graph.forward
 
-    torchair = types.SimpleNamespace(CompilerConfig=object, get_npu_backend=lambda compiler_config: compiler)
+    def backend_of(compiler_config: types.SimpleNamespace) -> object:
+        configs.append(compiler_config.experimental_config.frozen_parameter)
+        return compiler
+
+    def config() -> types.SimpleNamespace:
+        return types.SimpleNamespace(experimental_config=types.SimpleNamespace(frozen_parameter=False))
+
+    torchair = types.SimpleNamespace(CompilerConfig=config, get_npu_backend=backend_of)
     monkeypatch.setitem(sys.modules, "torchair", torchair)
     conv = nn.Conv2d(3, 4, 1)
+    compiled = npu.compile(conv)
     with torch.no_grad():
-        assert torch.equal(npu.compile(conv)(image()), conv(image()))
-    assert len(seen) == 1
+        for size in (2, 3, 4):
+            assert torch.equal(compiled(image(size, 3, 8, 8)), conv(image(size, 3, 8, 8)))
+    assert configs == [True]
+    assert len(seen) == 3
+    assert not any(isinstance(size, torch.SymInt) for inputs in seen for size in inputs)
+
+
+# What a report says of its figures
+
+
+def test_reports_say_how_to_be_sure_that_nothing_ran_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("TORCH_NPU_WARNING_DISABLE", "TORCH_NPU_FALLBACK_CPU_DISABLE", "RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    original = _net().eval()
+    decomposed, _ = auto_decomposition(copy.deepcopy(original))
+    advice = "run once with TORCH_NPU_FALLBACK_CPU_DISABLE=1"
+    assert advice in validate(original, decomposed, image(), "npu").text(width=400)
+    monkeypatch.setenv("TORCH_NPU_WARNING_DISABLE", "1")
+    text = validate(original, decomposed, image(), "npu").text(width=400)
+    assert "were not watched: TORCH_NPU_WARNING_DISABLE=1 silences torch_npu" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "converts"), [("Ascend910B3", True), ("Ascend910_9391", True), ("Ascend950PR_9599", False)]
+)
+def test_compiled_times_say_what_they_include(
+    npu: Backend, monkeypatch: pytest.MonkeyPatch, name: str, converts: bool
+) -> None:
+    monkeypatch.setattr(simulated_npu.chip, "name", name)
+    cautions = npu.cautions(_NPU, compiled=True)
+    assert any("include the conversion of each convolution's weight" in caution for caution in cautions) == converts
+    assert not any("Compiled" in caution for caution in npu.cautions(_NPU))
+
+
+# Its kernels
+
+
+@pytest.mark.parametrize(("dtype", "short_format"), [(torch.float32, "HF32"), (torch.bfloat16, None)])
+def test_the_kernels_of_a_model_are_recorded(npu: Backend, dtype: torch.dtype, short_format: str | None) -> None:
+    chain, _ = auto_decomposition(_net().eval())
+    model, x = chain.to(_NPU, dtype), image().to(_NPU, dtype)
+    before, method = npu.settings(_NPU), multiprocessing.get_start_method(allow_none=True)
+    with torch.no_grad():
+        kernels = npu.kernels(lambda: model(x), device=_NPU, calls=2)
+    kinds = collections.Counter(kernel.kind for kernel in kernels)
+    assert kinds["convolution"] == 2 * 5  # two calls of a layer that is kept and two chains
+    assert kinds["format conversion"] == 2 * kinds["convolution"]
+    assert {kernel.short_format for kernel in kernels if kernel.kind == "convolution"} == {short_format}
+    assert {kernel.short_format for kernel in kernels if kernel.kind == "format conversion"} == {None}
+    assert min(kernel.start for kernel in kernels) == 0
+    assert all(kernel.seconds > 0 for kernel in kernels)
+    assert npu.settings(_NPU) == before
+    assert multiprocessing.get_start_method(allow_none=True) == method
+
+
+def test_a_profiler_that_writes_nothing_is_an_error(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = multiprocessing.get_start_method(allow_none=True)
+    monkeypatch.setattr(simulated_npu.profiler, "fails", True)
+    with pytest.raises(DeviceError, match="torch_npu's profiler recorded no kernel on npu:0: see what it printed"):
+        npu.kernels(lambda: torch.ones(3, device="npu") + 1, device=_NPU)
+    assert multiprocessing.get_start_method(allow_none=True) == method
+
+
+def test_a_torch_npu_without_its_profiler_is_an_error(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["torch_npu"], "profiler")
+    with pytest.raises(DeviceError, match="torch_npu's profiler cannot be used .*AttributeError"):
+        npu.kernels(lambda: None, device=_NPU)
+
+
+def test_an_error_of_the_model_under_the_profiler_is_its_own(npu: Backend) -> None:
+    def fail() -> None:
+        calls.append(1)
+        if len(calls) > 1:
+            raise ZeroDivisionError
+
+    calls: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        npu.kernels(fail, device=_NPU, calls=3)
 
 
 # Models on it
