@@ -97,7 +97,7 @@ class LatencyTable:
         """
         try:
             text = read_small(self.place, "table", kind=_Unusable, content=_Unusable)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         content = parsed(decoded(text, self.place, _Unusable), "it", _Unusable)
         if not isinstance(content, dict) or content.keys() != _KEYS or content["format"] != _FORMAT:
