@@ -95,7 +95,7 @@ class SearchResult(JsonReport):
 
     def tables(self) -> list[Table]:
         """One table: a row for everything that was tried, in order, and a summary below."""
-        rows = tuple(
+        rows = [
             (
                 "original" if number == 0 else f"{self.minimise}={one.share:g}",
                 f"{one.cost:.1%}",
@@ -106,8 +106,10 @@ class SearchResult(JsonReport):
                 "journal" if one.from_journal else "",
             )
             for number, one in enumerate(self.evaluations)
-        )
-        return [Table("", (Column("budget"), Column(f"{self._what} left", "number"), *_COLUMNS), rows, self._notes)]
+        ]
+        columns = [Column("budget"), Column(f"{self._what} left", "number"), *_COLUMNS]
+        shown = len(columns) if any(one.from_journal for one in self.evaluations) else len(columns) - 1
+        return [Table("", tuple(columns[:shown]), tuple(row[:shown] for row in rows), self._notes)]
 
     def figures(self) -> list[Figure]:
         """One figure: the scores by what they cost, with the plan chosen."""

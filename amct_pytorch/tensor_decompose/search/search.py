@@ -185,11 +185,11 @@ class _Limits(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A plan to evaluate, and when its planning began; None for the original."""
+    """A plan to evaluate, and how long it took to make; None for the original."""
 
     share: float
     plan: DecompositionPlan | None
-    began: float
+    seconds: float
 
 
 class _Search:
@@ -236,7 +236,7 @@ class _Search:
         # Planned before the original is evaluated: what is wrong with the settings is found in planning.
         candidate = self._next()
         if not self._records:
-            self._evaluate(_Candidate(1.0, None, time.monotonic()))
+            self._evaluate(_Candidate(1.0, None, 0.0))
             if self._is_over():
                 candidate = None
         self._allow_for_noise()
@@ -269,8 +269,8 @@ class _Search:
         found = SearchResult(plan, self._minimise, self._limits.drop, evaluations, self._stopped, self._standard_error)
         if found.chosen is found.original:
             warn_user(
-                f"no plan within drop={self._limits.drop:g} was found in {len(evaluations)} evaluations: the plan "
-                "keeps every layer"
+                f"no plan within drop={self._limits.drop:g} was found in {len(evaluations)} "
+                f"evaluation{'s' * (len(evaluations) > 1)}: the plan keeps every layer"
             )
         return found
 
@@ -301,7 +301,7 @@ class _Search:
                 break
             began = time.monotonic()
             try:
-                return _Candidate(share, self._planned(share), began)
+                return _Candidate(share, self._planned(share), time.monotonic() - began)
             except BudgetError as error:
                 self._least = max(error.least, share)
                 if next_share((), self._least) is None:
@@ -322,14 +322,15 @@ class _Search:
 
     def _evaluate(self, candidate: _Candidate) -> None:
         """Evaluate a plan, or the original, and write down what was found."""
-        share, plan, began = candidate
+        share, plan, seconds = candidate
+        began = time.monotonic()
         layers = () if plan is None else plan.layers
         mark, cost = mark_of(layers), 1.0 if plan is None else cost_of(plan, self._minimise)
         score = next((one.score for one in self._records if one.plan == mark), None)
         if score is None:
             score = self._scored(plan, f"the model {'as it is' if plan is None else f'at {self._name(share)}'}")
         # The first process's count: in others they may differ in the last bits.
-        record = self._processes.gather(Record(share, cost, score, time.monotonic() - began, mark))[0]
+        record = self._processes.gather(Record(share, cost, score, seconds + time.monotonic() - began, mark))[0]
         self._records.append(record)
         if plan is not None and self._chosen is record:
             self._best = plan
