@@ -211,7 +211,7 @@ _EXPORT = ExportReport(
     "net.onnx", 18, 2**20, (TensorInfo("x", "tensor(float)", ("batch", 3)),), (),
     (ExportCheck(((2, 3),), 1e-6, 1e-7, 2e-6), ExportCheck(((8, 3),), 1.0, 0.1, 0.5)), {"torch": "2.7"}, "torch.export",
 )  # fmt: skip
-_ASCEND = AscendReport("deploy", "fp16", _EXPORT, _EXPORT, (), ())
+_ASCEND = AscendReport("deploy", "fp16", _EXPORT, _EXPORT, (), (), ())
 
 
 def _plan() -> Report:
