@@ -617,13 +617,20 @@ def test_it_is_chosen_again_three_times_at_most_and_a_budget_that_is_not_kept_is
 
 def test_layers_go_back_until_the_model_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     split = _let_models_take(lambda _, count: 0.95 if count == 1 else 1.2, monkeypatch)
-    with pytest.warns(AmctWarning, match="is not reached: only with 1 of its weights split .* takes 95.0% of the time"):
+    with pytest.warns(AmctWarning, match="latency=0.45 is not reached: .* takes 95.0% of the time"):
         plan = planned(0.45)
     assert len(split) > 1
     assert split == sorted(split, reverse=True)
     assert sum(layer.decompose for layer in plan.layers) == split[-1] == 1
     assert plan.latency is not None
     assert (plan.latency.measured, plan.latency.rounds) == (0.95, len(split))
+
+
+def test_with_layers_put_back_a_budget_may_be_reached_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    _let_models_take(lambda _, count: 0.4 if count == 1 else 1.2, monkeypatch)
+    plan = planned(0.45)  # without a warning
+    assert plan.latency is not None
+    assert plan.latency.measured == 0.4
 
 
 def test_a_model_that_is_never_faster_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -656,7 +663,8 @@ def test_where_no_split_is_faster_nothing_is_decomposed() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_what_cannot_be_reached_says_what_can(share: float) -> None:
     with pytest.raises(
-        ConfigError, match=rf"latency={share:g} cannot be reached: the least is latency=0\.\d+, with"
+        ConfigError,
+        match=rf"latency={share:g} cannot be reached: the least is latency=0\.\d+, with every layer split",
     ) as error:
         planned(share)
     least = float(re.search(r"latency=(0\.\d+), with", str(error.value))[1])  # type: ignore[index]

@@ -170,11 +170,13 @@ class Problem:
 
     def unreachable(self, least: float) -> ConfigError:
         """The error that the budget cannot be met, with the least share that can be."""
-        reachable = math.ceil(least * 1e4) / 1e4
+        what = self._budget.limit[0]
+        limits = f"{max(self._fixed, 0) / max(self._total, 1):.1%} of the {self._unit} in what cannot be split"
+        if what == "latency":
+            limits = f"every layer split as is fastest, and {limits}"
         return ConfigError(
-            f"budget: {self._budget} cannot be reached: the least is {self._budget.limit[0]}={reachable:g}, with "
-            f"{max(self._fixed, 0) / max(self._total, 1):.1%} of the {self._unit} in what cannot be split: allow more, "
-            'or let more layers be split (method="auto", rule="any", no rules that keep layers)'
+            f"budget: {self._budget} cannot be reached: the least is {what}={math.ceil(least * 1e4) / 1e4:g}, with "
+            f'{limits}: allow more, or let more layers be split (method="auto", rule="any", no rules that keep layers)'
         )
 
     def share(self, solution: Sequence[int]) -> float:

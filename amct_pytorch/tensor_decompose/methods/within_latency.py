@@ -96,12 +96,15 @@ def chosen_within_latency(
         reached = last.measured.share
         if best is None and reached > limit:
             raise problem.unreachable(reached)
-        if (1 - _UNDER) * last.expected <= reached <= limit:
+        if (1 - _UNDER) * last.expected <= reached <= limit or last.expected >= 1:
             break
         scale *= (1 - reached) / (1 - last.expected)
     faster = [one for one in rounds if one.measured.faster]
     if not faster:
-        return _put_back(budget, weights, rounds[-1], measure, device)
+        rounds += _put_back(rounds[-1], measure)
+        faster = [one for one in rounds if one.measured.faster]
+    if not faster:
+        return _nothing(budget, weights, f"no decomposed model is measurably faster on {device}")
     within = [one for one in faster if one.measured.share <= limit]
     if within:
         return min((one.chosen(len(rounds), device) for one in within), key=lambda one: one.damage)
@@ -123,23 +126,16 @@ def _rescaled(weight: Weight, scale: float) -> Weight:
     return weight if weight.latency is None else dataclasses.replace(weight, latency=weight.latency.scaled(scale))
 
 
-def _put_back(budget: Budget, weights: Sequence[Weight], last: _Round, measure: Measure, device: str) -> Chosen:
-    """A choice that was not faster, with layers put back until it is: at each step the half that saves least."""
+def _put_back(last: _Round, measure: Measure) -> list[_Round]:
+    """Of a choice that was not faster, those with layers put back until one is: each time the half that saves least."""
     saved = last.problem.saved(last.solution)
     split = sorted((index for index, option in enumerate(last.solution) if option), key=lambda index: -saved[index])
-    rounds = 1
-    while len(split) > 1:
+    tried: list[_Round] = []
+    while len(split) > 1 and not (tried and tried[-1].measured.faster):
         split = split[: len(split) // 2]
         solution = [option if index in split else 0 for index, option in enumerate(last.solution)]
-        found = _Round(last.problem, solution, measure(last.problem.splits(solution)))
-        rounds += 1
-        if found.measured.faster:
-            warn_user(
-                f"budget: {budget} is not reached: only with {len(split)} of its weights split the model is measurably "
-                f"faster on {device}, and takes {found.measured.share:.1%} of the time"
-            )
-            return found.chosen(rounds, device)
-    return _nothing(budget, weights, f"no decomposed model is measurably faster on {device}")
+        tried.append(_Round(last.problem, solution, measure(last.problem.splits(solution))))
+    return tried
 
 
 def _nothing(budget: Budget, weights: Sequence[Weight], why: str) -> Chosen:
