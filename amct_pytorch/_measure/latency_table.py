@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,7 +15,6 @@ from .._storage.atomic import write_file
 from .._storage.file_lock import alone_with
 from .._storage.json_text import HASH, content_hash, parsed
 from .._storage.reading import decoded, read_small
-from .._storage.records import from_plain, to_plain
 from ..errors import shown, warn_user
 from .layer_latency import LayerTime
 
@@ -80,9 +80,9 @@ class LatencyTable:
                     kept = self._read()
                 except _Unusable:
                     kept = {}
-                times = {what: to_plain(time) for what, time in {**kept, **self._times}.items()}
+                times = {what: dataclasses.astuple(time) for what, time in {**kept, **self._times}.items()}
                 content = {"format": _FORMAT, "version": _VERSION, "setting": self._setting, "times": times}
-                text = json.dumps({**content, HASH: content_hash(content)}, indent=1)
+                text = json.dumps({**content, HASH: content_hash(content)}, indent=0)
                 write_file(self.place, text, OSError, sync_name=False)
         except OSError as error:
             warn_user(f"the times of layers cannot be kept for later calls: {error}")
@@ -108,9 +108,11 @@ class LatencyTable:
             raise _Unusable("its times are of another device or setting, or of other versions")
         if content[HASH] != content_hash(content):
             raise _Unusable("its hash is not that of its content: it is damaged")
-        if not isinstance(content["times"], dict):
-            raise _Unusable("it has no times")
-        times = {what: from_plain(LayerTime, time, "times", _Unusable) for what, time in content["times"].items()}
-        if not all(0 < time.before < math.inf and 0 < time.share < math.inf for time in times.values()):
-            raise _Unusable("it has times that are none")
+        try:
+            times = {what: LayerTime(*numbers) for what, numbers in content["times"].items()}
+            whole = all(0 < time.before < math.inf and 0 < time.share < math.inf for time in times.values())
+        except (AttributeError, TypeError):
+            whole = False
+        if not whole:
+            raise _Unusable("it holds something else than times")
         return times

@@ -105,9 +105,7 @@ class DeviceStopwatch:
         """See `Stopwatch`."""
         with self._measuring() as (model, arguments):
             table = LatencyTable(self._setting, refresh=self._refresh)
-            called = functools.partial(call_with, model, arguments)
-            found = self._compare((called, called), "the whole model", _PAIRS_OF_ORIGINAL)
-            seconds = min(found.before.median, found.after.median)
+            seconds = self._seconds_of_model(model, arguments)
             modules = dict(model.named_modules(remove_duplicate=False))
             names = [layer.names[0] for of_method in weights for layer in next(iter(of_method.values())).layers]
             arrivals = self._arrivals(model, arguments, [modules[name] for name in names])
@@ -155,12 +153,18 @@ class DeviceStopwatch:
             stack.enter_context(left_whole(backend.prepared(device)))
             stack.enter_context(memory_errors_named(backend, device, self._inputs))
             stack.enter_context(released(backend, device))
-            if self._compiled:
-                stack.enter_context(compile_errors_named(device))
             model = placed_model(self._model, backend, device, self._dtype)
             arguments = placed_inputs(self._inputs, backend, device, self._dtype)
             run_model(model, arguments, f"example_inputs on {device} in {name_of(self._dtype)}")
+            if self._compiled:
+                stack.enter_context(compile_errors_named(device))
             yield model, arguments
+
+    def _seconds_of_model(self, model: nn.Module, arguments: Any) -> float:
+        (ready,) = self._ready((model,))
+        call = functools.partial(call_with, ready, arguments)
+        found = self._compare((call, call), "the whole model", _PAIRS_OF_ORIGINAL)
+        return min(found.before.median, found.after.median)
 
     def _arrivals(
         self, model: nn.Module, arguments: Any, layers: Sequence[nn.Module]
@@ -230,18 +234,18 @@ class DeviceStopwatch:
         for pause in (*_PAUSES, None):
             interrupt_if_pressed()
             found = compare(*calls, backend=self._backend, device=self._device, pairs=pairs)
-            doubt = found.doubt
-            if doubt is None and found.before.median * LEAST_SHARE > most:
+            if found.doubt is not None:
+                doubt = f"{found.doubt}, and {LEAST_SHARE:.0%} are needed"
+            elif found.before.median * LEAST_SHARE > most:
                 doubt = "it alone seems to take longer than the whole model"
-            if doubt is None:
+            else:
                 return found
             if pause is not None:
                 time.sleep(pause)
         raise DeviceError(
-            f"the machine is too busy to choose by times: in {len(_PAUSES) + 1} attempts to time {what} on "
-            f"{self._device} none could be trusted: {doubt}, and {LEAST_SHARE:.0%} are needed. Stop other programs, "
-            "raise the CPU quota of the container, or use fewer threads (torch.set_num_threads), and plan again: what "
-            "was timed undisturbed is kept"
+            f"the machine is too busy to choose by times: of {len(_PAUSES) + 1} times of {what} on {self._device} none "
+            f"is to be trusted: {doubt}. Stop other programs, raise the CPU quota of the container, or use fewer "
+            "threads (torch.set_num_threads), and plan again: what was timed undisturbed is kept"
         )
 
     @property

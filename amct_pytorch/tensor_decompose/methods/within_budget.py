@@ -170,10 +170,13 @@ class Problem:
 
     def unreachable(self, least: float) -> BudgetError:
         """The error that the budget cannot be met, with the least share that can be."""
+        what = self._budget.limit[0]
+        limits = f"{max(self._fixed, 0) / max(self._total, 1):.1%} of the {self._unit} in what cannot be split"
+        if what == "latency":
+            limits = f"every layer split as is fastest, and {limits}"
         reachable = math.ceil(least * 1e4) / 1e4
         return BudgetError(
-            f"budget: {self._budget} cannot be reached: the least is {self._budget.limit[0]}={reachable:g}, with "
-            f"{max(self._fixed, 0) / max(self._total, 1):.1%} of the {self._unit} in what cannot be split: allow more, "
+            f"budget: {self._budget} cannot be reached: the least is {what}={reachable:g}, with {limits}: allow more, "
             'or let more layers be split (method="auto", rule="any", no rules that keep layers)',
             reachable,
         )

@@ -30,15 +30,26 @@ Measure = Callable[[Sequence[Candidate | None]], Measured]
 
 @dataclass(frozen=True)
 class _Round:
-    """A choice that was measured as a whole."""
+    """A choice that was measured as a whole, made with the times of layers multiplied by a scale."""
 
     problem: Problem
     solution: list[int]
     measured: Measured
+    scale: float
 
     @property
     def expected(self) -> float:
         return self.problem.share(self.solution)
+
+    @property
+    def saved_alone(self) -> float:
+        """Share of the time that the layers alone save."""
+        return (1 - self.expected) / self.scale
+
+    @property
+    def saved(self) -> float:
+        """Share of the time that the model saves."""
+        return 1 - self.measured.share
 
     def chosen(self, rounds: int, device: str) -> Chosen:
         found = self.problem.chosen(self.solution)
@@ -89,19 +100,22 @@ def chosen_within_latency(
             return _nothing(budget, weights, f"no split of a layer is measurably faster on {device}")
         if any(solution == one.solution for one in rounds):
             break
-        last = _Round(problem, solution, measure(problem.splits(solution)))
+        last = _Round(problem, solution, measure(problem.splits(solution)), scale)
         rounds.append(last)
         if not last.measured.faster:
             break
         reached = last.measured.share
         if best is None and reached > limit:
             raise problem.unreachable(reached)
-        if (1 - _UNDER) * last.expected <= reached <= limit:
+        if (1 - _UNDER) * last.expected <= reached <= limit or last.expected >= 1:
             break
-        scale *= (1 - reached) / (1 - last.expected)
+        scale = _next_scale(rounds, 1 - budget.limit[1])
     faster = [one for one in rounds if one.measured.faster]
     if not faster:
-        return _put_back(budget, weights, rounds[-1], measure, device)
+        rounds += _put_back(rounds[-1], measure)
+        faster = [one for one in rounds if one.measured.faster]
+    if not faster:
+        return _nothing(budget, weights, f"no decomposed model is measurably faster on {device}")
     within = [one for one in faster if one.measured.share <= limit]
     if within:
         return min((one.chosen(len(rounds), device) for one in within), key=lambda one: one.damage)
@@ -119,27 +133,37 @@ def _first_scale(before: ModelCost, weights: Sequence[Weight]) -> float:
     return min(1.0, (before.latency or 0) / max(alone, 1))
 
 
+def _next_scale(rounds: Sequence[_Round], wanted: float) -> float:
+    """What to multiply the times of layers by, from what was measured of the model so far.
+
+    Where some choices saved less than is wanted and others more, what is to be saved alone is interpolated between the
+    nearest two; else it is in proportion to that of the last.
+    """
+    less = [one for one in rounds if one.saved < wanted]
+    more = [one for one in rounds if one.saved >= wanted]
+    if less and more:
+        low, high = max(less, key=lambda one: one.saved), min(more, key=lambda one: one.saved)
+        between = (wanted - low.saved) / (high.saved - low.saved)
+        alone = low.saved_alone + between * (high.saved_alone - low.saved_alone)
+    else:
+        alone = rounds[-1].saved_alone * wanted / rounds[-1].saved
+    return wanted / alone
+
+
 def _rescaled(weight: Weight, scale: float) -> Weight:
     return weight if weight.latency is None else dataclasses.replace(weight, latency=weight.latency.scaled(scale))
 
 
-def _put_back(budget: Budget, weights: Sequence[Weight], last: _Round, measure: Measure, device: str) -> Chosen:
-    """A choice that was not faster, with layers put back until it is: at each step the half that saves least."""
+def _put_back(last: _Round, measure: Measure) -> list[_Round]:
+    """Of a choice that was not faster, those with layers put back until one is: each time the half that saves least."""
     saved = last.problem.saved(last.solution)
     split = sorted((index for index, option in enumerate(last.solution) if option), key=lambda index: -saved[index])
-    rounds = 1
-    while len(split) > 1:
+    tried: list[_Round] = []
+    while len(split) > 1 and not (tried and tried[-1].measured.faster):
         split = split[: len(split) // 2]
         solution = [option if index in split else 0 for index, option in enumerate(last.solution)]
-        found = _Round(last.problem, solution, measure(last.problem.splits(solution)))
-        rounds += 1
-        if found.measured.faster:
-            warn_user(
-                f"budget: {budget} is not reached: only with {len(split)} of its weights split the model is measurably "
-                f"faster on {device}, and takes {found.measured.share:.1%} of the time"
-            )
-            return found.chosen(rounds, device)
-    return _nothing(budget, weights, f"no decomposed model is measurably faster on {device}")
+        tried.append(_Round(last.problem, solution, measure(last.problem.splits(solution)), last.scale))
+    return tried
 
 
 def _nothing(budget: Budget, weights: Sequence[Weight], why: str) -> Chosen:

@@ -45,7 +45,8 @@ class Budget:
         for this device and its settings, so that later plans take seconds. The model that is chosen is then timed as a
         whole, on a copy. Where it takes longer than expected, the times are rescaled by that and it is chosen again, up
         to three times, and a warning says so if it is still too slow then. Where it is no faster than the original,
-        layers are put back until it is, or all are kept: both with a warning.
+        layers are put back until it is, or all are kept: both with a warning. On a machine too busy to choose by times
+        planning ends with an error that says so.
     backend
         For latency, where to measure: a name of `amct_pytorch.backend.list_backends`, or a `Backend`. By default the
         device that the model lies on.
