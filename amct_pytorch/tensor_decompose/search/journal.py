@@ -7,13 +7,14 @@ on: the model and the settings.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from ..._run.interrupts import interrupts_deferred
 from ..._storage.drafts import sync_folder
@@ -78,27 +79,33 @@ class Journal:
         Path of the file, for messages.
     """
 
-    def __init__(self, earlier: list[Record], file: BinaryIO | None = None, place: Path | None = None) -> None:
+    def __init__(self, earlier: list[Record], file: FileIO | None = None, place: Path | None = None) -> None:
         self.earlier = earlier
         self._file, self._place = file, place
 
-    def keep(self, plan: DecompositionPlan) -> None:
-        """Write the cheapest plan so far, in place of an earlier one."""
-        if self._place is not None:
-            plan.save(_plan_beside(self._place))
+    def add(self, record: Record, best: DecompositionPlan | None) -> None:
+        """Write an evaluation, and wait until it is on the disk.
+
+        Parameters
+        ----------
+        record
+            What was evaluated.
+        best
+            Its plan, if that is now the cheapest accepted; it takes the place of an earlier one.
+        """
+        if self._file is None or self._place is None:
+            return
+        with interrupts_deferred():
+            if best is not None:  # first, so that a record never names a plan that was not written
+                best.save(_plan_beside(self._place))
+            _append(self._file, to_plain(record), self._place)
 
     def best(self) -> DecompositionPlan | None:
-        """The plan that was kept last; None where there is none that can be read."""
+        """The cheapest plan that was written; None where there is none that can be read."""
         if self._place is not None:
             with contextlib.suppress(PlanFileError, PlanFileAccessError):  # it is made anew
                 return load_plan(_plan_beside(self._place))
         return None
-
-    def add(self, record: Record) -> None:
-        """Write an evaluation, and wait until it is on the disk."""
-        if self._file is not None:
-            with interrupts_deferred():
-                _append(self._file, to_plain(record), self._place)
 
 
 @contextlib.contextmanager
@@ -127,7 +134,8 @@ def opened(path: str | os.PathLike[str] | None, about: Mapping[str, Mapping[str,
     place = file_to_write(path, "journal", JournalAccessError)
     with access_errors(place, "written", JournalAccessError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        file = place.open("a+b")
+        # Without a buffer, whose content would be written again at the end where it could not be.
+        file = place.open("a+b", buffering=0)
     with file:
         _lock(file, place)
         file.seek(0)
@@ -161,7 +169,7 @@ def _plan_beside(place: Path) -> Path:
     return place.with_name(f"{place.name}.plan")
 
 
-def _lock(file: BinaryIO, place: Path) -> None:
+def _lock(file: FileIO, place: Path) -> None:
     """Lock a file for this process, as long as the file is open; processes that it forks do not keep the lock."""
     if sys.platform == "win32":
         return
@@ -179,10 +187,11 @@ def _document(content: Mapping[str, object]) -> bytes:
     return json.dumps({**content, HASH: content_hash(content)}, allow_nan=False).encode() + b"\n"
 
 
-def _append(file: BinaryIO, content: Mapping[str, object], place: Path | None) -> None:
+def _append(file: FileIO, content: Mapping[str, object], place: Path) -> None:
     with access_errors(place, "written", JournalAccessError):
-        file.write(_document(content))
-        file.flush()
+        document = _document(content)
+        if file.write(document) < len(document):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(file.fileno())
 
 

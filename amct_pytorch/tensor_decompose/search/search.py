@@ -275,6 +275,11 @@ class _Search:
         return found
 
     @property
+    def _done(self) -> int:
+        """How many evaluations there were: budgets that led to the same plan took one."""
+        return len({one.plan for one in self._records})
+
+    @property
     def _chosen(self) -> Record:
         return min(filter(self._accepts, self._records), key=lambda one: one.cost)
 
@@ -295,10 +300,7 @@ class _Search:
         BudgetError
             Nothing can be made cheaper.
         """
-        while not self._is_over():
-            share = next_share(self._tried, self._least)
-            if share is None:
-                break
+        while (share := next_share(self._tried, self._least)) is not None and not self._is_over():
             began = time.monotonic()
             try:
                 return _Candidate(share, self._planned(share), time.monotonic() - began)
@@ -310,14 +312,12 @@ class _Search:
 
     def _is_over(self) -> bool:
         """Whether a limit is reached."""
-        # Budgets that led to the same plan were evaluated once.
-        done = len({one.plan for one in self._records})
-        if done >= self._limits.evaluations:
+        if self._done >= self._limits.evaluations:
             return True
         longest = max((one.seconds for one in self._records[1:] or self._records), default=0.0)
         late = self._processes.from_first(lambda: time.monotonic() + longest > self._limits.deadline)
         if late:
-            self._stopped = f"after {done} of {self._limits.evaluations} evaluations, as the time limit was near"
+            self._stopped = f"after {self._done} of {self._limits.evaluations} evaluations, as the time limit was near"
         return late
 
     def _evaluate(self, candidate: _Candidate) -> None:
@@ -329,15 +329,15 @@ class _Search:
         score = next((one.score for one in self._records if one.plan == mark), None)
         if score is None:
             score = self._scored(plan, f"the model {'as it is' if plan is None else f'at {self._name(share)}'}")
-        # The first process's count: in others they may differ in the last bits.
+        # What the first process found counts: in others it may differ in the last bits.
         record = self._processes.gather(Record(share, cost, score, seconds + time.monotonic() - began, mark))[0]
         self._records.append(record)
-        if plan is not None and self._chosen is record:
+        is_best = self._chosen is record
+        if is_best:
             self._best = plan
-            self._journal.keep(plan)  # before the record, which would name a plan that there is not
-        self._journal.add(record)
+        self._journal.add(record, plan if is_best else None)
         _LOGGER.info("search: %s takes %.1f%%, score %g", self._name(share), 100 * cost, record.score)
-        self._report(len(self._records), self._limits.evaluations, self._name(share))
+        self._report(self._done, self._limits.evaluations, self._name(share))
 
     def _allow_for_noise(self) -> None:
         """Find the standard error of a difference, and warn where the drop is below it."""
