@@ -364,10 +364,25 @@ def test_settings_that_are_wrong_are_refused_before_anything_is_evaluated(
     assert evaluate.calls == 0
 
 
+@pytest.mark.parametrize("minimise", ["parameters", "macs"])
+def test_a_model_without_layers_is_refused_before_it_is_evaluated(minimise: str, tmp_path: Path) -> None:
+    evaluate = Sized()
+    with pytest.raises(ConfigError, match="there is nothing to search for: The model has no"):
+        search(
+            evaluate,
+            nn.ReLU(),
+            minimise=minimise,
+            example_inputs=INPUTS,
+            journal=tmp_path / "new" / "search.jsonl",
+        )
+    assert evaluate.calls == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_of_which_nothing_can_be_decomposed_is_refused_before_it_is_evaluated() -> None:
     evaluate = Sized()
     with pytest.raises(BudgetError, match=r"budget: parameters=0.1 cannot be reached: the least is parameters=1") as it:
-        search(evaluate, nn.Sequential(nn.BatchNorm2d(3)))
+        search(evaluate, config=DecompositionConfig("auto", rule="any", layers={"re:.": False}))
     assert it.value.least == 1
     assert evaluate.calls == 0
 

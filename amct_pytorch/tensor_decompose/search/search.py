@@ -18,7 +18,7 @@ from torch import nn
 from ..._run.isolation import untouched_generators
 from ..._run.process_group import ProcessGroup, joined_processes
 from ..._run.progress import ProgressFunction, reporting
-from ...errors import BudgetError, warn_user
+from ...errors import BudgetError, ConfigError, warn_user
 from ..api import plan_decomposition
 from ..calibration.data import Calibration
 from ..config import DecompositionConfig
@@ -297,17 +297,21 @@ class _Search:
 
         Raises
         ------
-        BudgetError
+        ConfigError
             Nothing can be made cheaper.
         """
         while (share := next_share(self._tried, self._least)) is not None and not self._is_over():
             began = time.monotonic()
             try:
-                return _Candidate(share, self._planned(share), time.monotonic() - began)
+                plan = self._planned(share)
             except BudgetError as error:
                 self._least = max(error.least, share)
                 if next_share((), self._least) is None:
                     raise
+                continue
+            if not plan.layers:
+                raise ConfigError(f"there is nothing to search for: {plan.why_empty}")
+            return _Candidate(share, plan, time.monotonic() - began)
         return None
 
     def _is_over(self) -> bool:
