@@ -41,6 +41,7 @@ from amct_pytorch.tensor_decompose import (
     plan_decomposition,
     search_decomposition,
 )
+from amct_pytorch.tensor_decompose.search import run
 from amct_pytorch.tensor_decompose.search import search as searching
 from amct_pytorch.tensor_decompose.search.bisection import Tried, next_share
 from amct_pytorch.tensor_decompose.search.noise import score_range, standard_error_of_difference
@@ -121,6 +122,13 @@ def test_below_a_rejection_by_chance_there_is_a_second_look() -> None:
     assert min(one.share for one in tried if one.accepted) < 0.16
 
 
+def test_the_second_look_is_a_short_one() -> None:
+    tried: list[Tried] = []
+    while (share := next_share(tried, 0.01)) is not None:
+        tried.append(Tried(share, share, share >= 0.15))
+    assert len(tried) <= 11
+
+
 @pytest.mark.parametrize("cost", [0.3, 1.0])
 @pytest.mark.parametrize("accepted", [True, False])
 def test_plans_that_miss_their_budgets_or_stay_far_below_end_the_search(cost: float, accepted: bool) -> None:
@@ -169,7 +177,7 @@ def test_latency_is_planned_for_with_the_settings_given(monkeypatch: pytest.Monk
         return Budget(parameters=share)
 
     monkeypatch.setattr(searching, "budget_of", budget_of)
-    monkeypatch.setattr(searching, "cost_of", lambda plan, minimise: plan.parameters_after / plan.parameters)
+    monkeypatch.setattr(run, "cost_of", lambda plan, minimise: plan.parameters_after / plan.parameters)
     given = {"backend": "npu", "index": 1, "dtype": torch.float16, "compiled": True}
     found = search(Sized(0.6), minimise="latency", example_inputs=INPUTS, **given)
     assert 0.6 <= found.chosen.cost < 0.6 + 2 * STEP
@@ -650,7 +658,7 @@ def test_a_search_killed_after_any_evaluation_goes_on_with_the_next(tmp_path: Pa
 
 def test_no_evaluation_begins_that_would_end_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(searching.time, "monotonic", lambda: now)
+    monkeypatch.setattr(run.time, "monotonic", lambda: now)
     evaluate = Sized()
 
     def slow(model: nn.Module) -> float:

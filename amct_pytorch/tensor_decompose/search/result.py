@@ -150,6 +150,8 @@ class SearchResult(JsonReport):
     def _verdict(self, one: Evaluation) -> str:
         if one is self.chosen:
             return "chosen"
+        if one is self.original:
+            return ""
         return "accepted" if one.accepted else "rejected"
 
     @property
