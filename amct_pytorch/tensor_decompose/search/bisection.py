@@ -9,6 +9,10 @@ from dataclasses import dataclass
 # Costs that differ by less than this are as good as equal: it is what latencies repeat to.
 _PRECISION = 0.02
 
+# A plan that noise may have hidden is looked for where it would be cheaper by more than this; for less, it is not worth
+# an evaluation.
+_WORTH_A_SECOND_LOOK = 0.1
+
 # A plan that takes so much more than its budget has not met it: by so much, latency may differ from what it was
 # planned for.
 _MISSED_BY = 0.1
@@ -50,9 +54,8 @@ def next_share(tried: Sequence[Tried], least: float) -> float | None:
     """The budget to try next, as a share of what the original takes; None where nothing is left to try.
 
     The geometric middle between the cheapest plan accepted and the next cheaper budget rejected, so that what is still
-    possible is known to the same relative precision wherever it lies. Where those two are as good as equal, the gaps
-    between budgets rejected are looked into in the same way, from the top: had noise rejected the first of them, the
-    plans below it would never be seen.
+    possible is known to the same relative precision wherever it lies. Where those two are as good as equal, the gap
+    down to the next budget rejected is looked into: had noise rejected the first, nothing below it would ever be seen.
 
     Parameters
     ----------
@@ -66,7 +69,7 @@ def next_share(tried: Sequence[Tried], least: float) -> float | None:
     rejected = sorted((one for one in tried if not one.accepted and one.share < best), key=lambda one: -one.share)
     above = [best, *(one.least for one in rejected)]
     below = [*(one.share for one in rejected), floor]
-    for high, low in zip(above, below, strict=True):
-        if high > max(low, floor) * (1 + _PRECISION):
+    for high, low, width in zip(above, below, (_PRECISION, _WORTH_A_SECOND_LOOK), strict=False):
+        if high > max(low, floor) * (1 + width):
             return float(f"{math.sqrt(high * max(low, floor)):.4g}")
     return None

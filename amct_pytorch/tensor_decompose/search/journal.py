@@ -7,13 +7,14 @@ on: the model and the settings.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from ..._run.interrupts import interrupts_deferred
 from ..._storage.drafts import sync_folder
@@ -75,35 +76,53 @@ class Journal:
     file
         That it is written to; None for nowhere.
     place
-        Path of the file, for messages.
+        Path of the file.
+    head
+        The first line, if that is still to be written.
     """
 
-    def __init__(self, earlier: list[Record], file: BinaryIO | None = None, place: Path | None = None) -> None:
+    def __init__(
+        self, earlier: list[Record], file: FileIO | None = None, place: Path | None = None, head: bytes = b""
+    ) -> None:
         self.earlier = earlier
-        self._file, self._place = file, place
+        self._file, self._place, self._head = file, place, head
 
-    def keep(self, plan: DecompositionPlan) -> None:
-        """Write the cheapest plan so far, in place of an earlier one."""
-        if self._place is not None:
-            plan.save(_plan_beside(self._place))
+    def add(self, record: Record, best: DecompositionPlan | None) -> None:
+        """Write an evaluation, and wait until it is on the disk.
+
+        Parameters
+        ----------
+        record
+            What was evaluated.
+        best
+            Its plan, if that is now the cheapest accepted; it takes the place of an earlier one.
+        """
+        if self._file is None or self._place is None:
+            return
+        with interrupts_deferred(), access_errors(self._place, "written", JournalAccessError):
+            if best is not None:  # first, so that a record never names a plan that was not written
+                best.save(_plan_beside(self._place))
+            lines = self._head + _document(to_plain(record))
+            if self._file.write(lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+            if self._head:
+                sync_folder(self._place.parent)
+            self._head = b""
 
     def best(self) -> DecompositionPlan | None:
-        """The plan that was kept last; None where there is none that can be read."""
+        """The cheapest plan that was written; None where there is none that can be read."""
         if self._place is not None:
             with contextlib.suppress(PlanFileError, PlanFileAccessError):  # it is made anew
                 return load_plan(_plan_beside(self._place))
         return None
 
-    def add(self, record: Record) -> None:
-        """Write an evaluation, and wait until it is on the disk."""
-        if self._file is not None:
-            with interrupts_deferred():
-                _append(self._file, to_plain(record), self._place)
-
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str] | None, about: Mapping[str, Mapping[str, str]]) -> Iterator[Journal]:
-    """The journal at a path, which is begun where there is none; it is this process's alone until the block ends.
+    """The journal at a path; it is this process's alone until the block ends.
+
+    Where there is none it is begun with the first evaluation, so that an error before leaves no file behind.
 
     Parameters
     ----------
@@ -125,43 +144,58 @@ def opened(path: str | os.PathLike[str] | None, about: Mapping[str, Mapping[str,
         yield Journal([])
         return
     place = file_to_write(path, "journal", JournalAccessError)
+    missing = [item for item in (place, *place.parents) if not item.exists()]
     with access_errors(place, "written", JournalAccessError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        file = place.open("a+b")
+        # Without a buffer, whose content would be written again at the end where it could not be.
+        file = place.open("a+b", buffering=0)
     with file:
-        _lock(file, place)
+        try:
+            yield _read(file, place, about)
+        finally:
+            if missing and not os.fstat(file.fileno()).st_size:
+                with contextlib.suppress(OSError):
+                    place.unlink()
+                    for folder in missing[1:]:
+                        folder.rmdir()
+
+
+def _read(file: FileIO, place: Path, about: Mapping[str, Mapping[str, str]]) -> Journal:
+    """The journal that a file has, if it is of this search; what was not written to its end is removed from it."""
+    _lock(file, place)
+    with access_errors(place, "read", JournalAccessError):
         file.seek(0)
-        with access_errors(place, "read", JournalAccessError):
-            content = file.read(_LARGEST + 1)
-        if len(content) > _LARGEST:
-            raise JournalError(f"{shown(place)}: expected a journal of {_LARGEST} bytes at most, found a larger file")
-        head = {"format": _FORMAT, "version": _VERSION, **about}
-        first = _document(head)
-        if len(content) < len(first) and first.startswith(content):  # it is new, or was killed as it was begun
-            with access_errors(place, "written", JournalAccessError):
-                file.truncate(0)
-            _append(file, head, place)
-            sync_folder(place.parent)
-            content = first
-        whole = _without_torn_line(content, place)
-        lines = whole.splitlines(keepends=True)
-        _check_is_journal(lines, place)
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise JournalError(f"{shown(place)}: expected a journal of {_LARGEST} bytes at most, found a larger file")
+    head = _document({"format": _FORMAT, "version": _VERSION, **about})
+    if len(content) < len(head) and head.startswith(content):  # it is new, or was killed as it was begun
+        whole, records = b"", []
+    else:
+        whole = content[: content.rfind(b"\n") + 1]
+        first, *lines = whole.splitlines(keepends=True) or [content]
+        _check_is_journal(first, place)
         records = [
             from_plain(Record, _checked(line, number, place), f"{shown(place)}: line {number}", JournalError)
-            for number, line in enumerate(lines[1:], 2)
+            for number, line in enumerate(lines, 2)
         ]
-        _check_same_search(_checked(lines[0], 1, place), about, place)
+        _check_same_search(_checked(first, 1, place), about, place)
         if len(whole) < len(content):
-            with access_errors(place, "written", JournalAccessError):
-                file.truncate(len(whole))
-        yield Journal(records, file, place)
+            warn_user(
+                f"{shown(place)}: the last line was not written to its end, as the search was killed meanwhile: that "
+                "evaluation is repeated"
+            )
+    if len(whole) < len(content):
+        with access_errors(place, "written", JournalAccessError):
+            file.truncate(len(whole))
+    return Journal(records, file, place, b"" if whole else head)
 
 
 def _plan_beside(place: Path) -> Path:
     return place.with_name(f"{place.name}.plan")
 
 
-def _lock(file: BinaryIO, place: Path) -> None:
+def _lock(file: FileIO, place: Path) -> None:
     """Lock a file for this process, as long as the file is open; processes that it forks do not keep the lock."""
     if sys.platform == "win32":
         return
@@ -179,29 +213,11 @@ def _document(content: Mapping[str, object]) -> bytes:
     return json.dumps({**content, HASH: content_hash(content)}, allow_nan=False).encode() + b"\n"
 
 
-def _append(file: BinaryIO, content: Mapping[str, object], place: Path | None) -> None:
-    with access_errors(place, "written", JournalAccessError):
-        file.write(_document(content))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _without_torn_line(content: bytes, place: Path) -> bytes:
-    """The content up to the last line that was written whole; what is behind it is dropped with a warning."""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole and whole != content:
-        warn_user(
-            f"{shown(place)}: the last line was not written to its end, as the search was killed meanwhile: that "
-            "evaluation is repeated"
-        )
-    return whole
-
-
-def _check_is_journal(lines: list[bytes], place: Path) -> None:
+def _check_is_journal(line: bytes, place: Path) -> None:
+    """Check that the first line of a file is that of a journal."""
     first = None
-    if lines:
-        with contextlib.suppress(JournalError):
-            first = parsed(lines[0], shown(place), JournalError)
+    with contextlib.suppress(JournalError):
+        first = parsed(line, shown(place), JournalError)
     if not isinstance(first, dict) or first.get("format") != _FORMAT:
         raise JournalError(
             f"{shown(place)}: expected a journal as search_decomposition writes it, found another file: give the path "

@@ -150,17 +150,19 @@ class SearchResult(JsonReport):
     def _verdict(self, one: Evaluation) -> str:
         if one is self.chosen:
             return "chosen"
+        if one is self.original:
+            return ""
         return "accepted" if one.accepted else "rejected"
 
     @property
     def _notes(self) -> tuple[str, ...]:
-        chosen, lost = self.chosen, self.original.score - self.chosen.score
+        chosen = self.chosen
         if chosen is self.original:
             note = f"Nothing cheaper than the original has a score within {self.drop:g} of its: every layer is kept."
         else:
             note = (
-                f"Chosen: {chosen.cost:.1%} of the {self._what}, score {chosen.score:.6g}: {lost:.3g} less than the "
-                f"original's {self.original.score:.6g}, of {self.drop:g} allowed."
+                f"Chosen: {chosen.cost:.1%} of the {self._what}, score {chosen.score:.6g}, which is "
+                f"{chosen.score - self.original.score:+.3g} where {-self.drop:.3g} is allowed."
             )
         notes = [note, f"Stopped early: {self.stopped}." if self.stopped else ""]
         if self.standard_error is not None:
