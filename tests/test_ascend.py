@@ -315,6 +315,10 @@ def test_the_commands_of_the_readme_run_and_the_comparison_judges(
     assert (deploy / "float32.ini").read_text() == "[ByOpType]\nConv2D=enable_float_32_execution\n"
     assert (deploy / "original_Ascend910B3_origin.om").exists()
     assert not _shell(run, deploy).returncode
+    # Only Atlas A2 and A3 have that setting.
+    assert not _shell(parity.replace("910B3", "950PR_9599"), deploy).returncode
+    assert fake_atc()[-1]["precision_mode_v2"] == "origin"
+    assert "op_precision_mode" not in fake_atc()[-1]
     for command in readme.rpartition("```sh\n")[2].partition("\n```")[0].splitlines():
         assert "NPU_compute_time" in _shell(command, deploy).stdout
 

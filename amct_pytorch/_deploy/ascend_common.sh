@@ -41,8 +41,8 @@ compile() {
   local network="$1" soc_version="$2" output status=0 made
   shift 2
   output="${network}_${soc_version}_$precision"
-  if [ "$precision" = origin ]; then
-    set -- --op_precision_mode=float32.ini "$@" # or convolutions in float32 would compute in HF32
+  if [ "$precision" = origin ] && [ "${soc_version#Ascend950}" = "$soc_version" ]; then
+    set -- --op_precision_mode=float32.ini "$@" # or convolutions in float32 compute in HF32; for Atlas A2 and A3 only
   fi
   rm -f "$output"_linux_*.om
   atc --mode=0 --framework=5 --model="$network.onnx" --output="$output" --soc_version="$soc_version" \
