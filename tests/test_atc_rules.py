@@ -72,6 +72,8 @@ _REWRITTEN: _Layers = {
     "images": lambda x: F.pad(x, (1, 0, 3, 8), mode="circular"),
     "videos": lambda x: F.pad(x[None], (1, 0, 0, 2, 4, 0), mode="circular"),
     "nothing": lambda x: F.pad(x, (0, 0, 0, 0), mode="circular"),
+    "sounds": lambda x: F.interpolate(x[0], scale_factor=2),
+    "longer": lambda x: F.interpolate(x[0], size=11),
 }
 
 
@@ -86,6 +88,7 @@ def test_what_atc_has_not_is_rewritten_and_equals_pytorch(tmp_path: Path) -> Non
         "ReduceL2 in layers.kept as Mul, ReduceSum, Sqrt",
         *(f"Pad in layers.{name} as Slice, Concat" for name in ("rows", "images", "videos")),
         "Pad in layers.nothing as Identity",
+        *(f"Resize in layers.{name} as Unsqueeze, Resize, Squeeze" for name in ("sounds", "longer")),
     )
     assert set(rewritten.operators) <= operator_names() | {"Constant"}
     file = onnx.load(tmp_path / "deploy" / "model.onnx")
@@ -98,6 +101,7 @@ def test_what_atc_has_not_is_rewritten_and_equals_pytorch(tmp_path: Path) -> Non
         assert words in text
 
 
+@pytest.mark.slow
 def test_what_is_rewritten_stays_open_to_all_sizes(tmp_path: Path) -> None:
     layers = {name: _REWRITTEN[name] for name in ("normalize", "images")}
     report = _export(layers, tmp_path / "deploy", dynamic_image_size=[(8, 8), (12, 16)])
@@ -118,9 +122,10 @@ _REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: F.max_pool2d(x, 2, dilation=2),
         "MaxPool in layer 'layers.dilated': ATC ignores the dilation (2, 2) in silence; pool without dilation",
     ),
-    "rows": (
-        lambda x: F.interpolate(x[0], scale_factor=2),
-        "Resize in layer 'layers.rows': ATC resizes to the nearest pixel images (N, C, H, W) only, and the input has 3",
+    "videos": (
+        lambda x: F.interpolate(x[None], scale_factor=2),
+        "Resize in layer 'layers.videos': ATC resizes to the nearest pixel images (N, C, H, W) only, and the input has "
+        "5 axes",
     ),
     "quantized": (
         lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127),
@@ -137,7 +142,13 @@ _REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
-@pytest.mark.parametrize("names", [("antialias", "indices", "domain"), ("dilated", "rows", "quantized", "fourier")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("antialias", "indices", "domain"),
+        pytest.param(("dilated", "videos", "quantized", "fourier"), marks=pytest.mark.slow),
+    ],
+)
 def test_what_atc_refuses_or_ignores_is_an_error_with_operator_layer_and_remedy(
     names: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -205,7 +205,7 @@ def _resize(node: NodeProto, attributes: Mapping[str, Any], ranks: Mapping[str, 
     if attributes.get("mode", "nearest") == "nearest" and (rank := ranks.get(node.input[0], 4)) != 4:
         yield (
             f"ATC resizes to the nearest pixel images (N, C, H, W) only, and the input has {rank} axes",
-            "add an axis of size 1, or repeat the values by repeat_interleave",
+            "resize (N, C, L) by a fixed factor, or repeat the values by repeat_interleave",
         )
 
 
