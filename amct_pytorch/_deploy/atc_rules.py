@@ -133,7 +133,7 @@ def is_name_of_initialiser(name: str, graph: GraphProto) -> bool:
 
 
 def _faults_of_file(model: ModelProto) -> Iterator[Fault]:
-    versions = [item.version for item in model.opset_import if item.domain in STANDARD_DOMAINS]
+    versions = list(dict.fromkeys(item.version for item in model.opset_import if item.domain in STANDARD_DOMAINS))
     if len(versions) != 1 or versions[0] not in OPSETS:
         found = " and ".join(map(str, versions)) or "none"
         yield Fault(
