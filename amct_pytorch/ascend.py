@@ -53,12 +53,12 @@ class AscendReport(JsonReport):
         The precision mode given to ATC, one of `PRECISIONS` or, for Ascend 950, of `PRECISIONS_950`.
     model, original
         The `ExportReport` of each ONNX file; None for the original if none was given.
-    parser
-        An `AtcCheck` of each ONNX file: what was found, and rewritten, by the rules of ATC's parser.
     conversions
         A `Conversion` for every chip; empty if ``atc`` is not on the PATH.
     timings
         A `Timing` for every chip whose compilation succeeded; empty if ``ais_bench`` cannot be imported.
+    parser
+        An `AtcCheck` of each ONNX file: what was found, and rewritten, by the rules of ATC's parser.
     """
 
     json_format: ClassVar[str] = "amct_pytorch.ascend"
@@ -67,9 +67,9 @@ class AscendReport(JsonReport):
     precision: str
     model: ExportReport
     original: ExportReport | None
-    parser: tuple[AtcCheck, ...]
     conversions: tuple[Conversion, ...]
     timings: tuple[Timing, ...]
+    parser: tuple[AtcCheck, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -208,9 +208,9 @@ def export_ascend(
             precision=precision,
             model=final["model"],
             original=final.get("original"),
-            parser=tuple(parser),
             conversions=tuple(conversions),
             timings=tuple(timings),
+            parser=tuple(parser),
         )
         report.save(draft / _REPORT)
     return report

@@ -41,8 +41,8 @@ compile() {
   local network="$1" soc_version="$2" output status=0 made
   shift 2
   output="${network}_${soc_version}_$precision"
-  if [ "$precision" = origin ]; then
-    set -- --op_precision_mode=float32.ini "$@" # or convolutions in float32 would compute in HF32
+  if [ "$precision" = origin ] && [ "${soc_version#Ascend950}" = "$soc_version" ]; then
+    set -- --op_precision_mode=float32.ini "$@" # or convolutions in float32 compute in HF32; for Atlas A2 and A3 only
   fi
   rm -f "$output"_linux_*.om
   atc --mode=0 --framework=5 --model="$network.onnx" --output="$output" --soc_version="$soc_version" \
@@ -60,6 +60,7 @@ compile() {
 
 explain_failure() {
   local network="$1" soc_version="$2"
+  rm -f "check_$network.json"
   atc --mode=3 --framework=5 --model="$network.onnx" --soc_version="$soc_version" \
     --check_report="check_$network.json" > /dev/null 2>&1 || true
   echo
@@ -75,8 +76,8 @@ explain_failure() {
 check_ais_bench() {
   if ! "$python" -c "import ais_bench.infer" 2> /dev/null; then
     echo "$("$python" --version) ($python) has no ais_bench. Install the wheels aclruntime and ais_bench of Ascend's" \
-      "tools. They are not built for Python 3.12 and later: there, install them in an environment of Python 3.11 or" \
-      "earlier, and start this script with PYTHON=/path/to/its/bin/python3" >&2
+      "tools. They are not built for Python 3.12 and later [3rd]: there, install them in an environment of Python" \
+      "3.11 or earlier, and start this script with PYTHON=/path/to/its/bin/python3" >&2
     exit 2
   fi
 }

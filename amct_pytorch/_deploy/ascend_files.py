@@ -12,7 +12,7 @@ from .dynamic_sizes import Dynamic
 FLOAT32_CONVOLUTIONS = """[ByOpType]
 Conv2D=enable_float_32_execution
 """
-"""A file for ATC's option ``--op_precision_mode``: convolutions in float32 compute in float32, not in HF32."""
+"""A file for ATC's option ``--op_precision_mode``, on Atlas A2 and A3: float32 convolutions without HF32."""
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,12 @@ bash run.sh model_{first.soc_version}_origin.om
 ```
 
 With `PRECISION=origin` the script adds `--op_precision_mode=float32.ini`, without which convolutions run in HF32, whose
-mantissa has no more bits than that of half precision [read].
+mantissa has no more bits than that of half precision [read]. ATC documents that file's setting for Atlas A2 and A3 only
+[read], so on Ascend 950 it is left out, and convolutions may run in HF32.
 
 ## Speed
 
-To measure its speed, see `median` of `NPU_compute_time` in the output of
+To measure its speed, source CANN's `set_env.sh`, and see `median` of `NPU_compute_time` in the output of
 
 ```sh
 {times}

@@ -75,7 +75,10 @@ def fit_for_atc(file: Path) -> AtcCheck:
     model, notes = rewritten(onnx.load(file))
     if faults := list(dict.fromkeys(map(str, faults_of(model)))):
         more = f". And {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise ExportError(f"{file.name} cannot be compiled by ATC: {'. '.join(faults[:_NAMED])}{more}")
+        raise ExportError(
+            f"{file.name} is not what ATC's ONNX parser takes, by its published sources: "
+            f"{'. '.join(faults[:_NAMED])}{more}"
+        )
     if notes:
         onnx.save(model, file)
     operators = Counter(node.op_type for node in nodes_of(model))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .atc_rules import STANDARD_DOMAINS, counted_names, is_name_of_initialiser
-from .onnx_graphs import attributes_of, constants_of, graphs_of, layer_of, nodes_of
+from .onnx_graphs import attributes_of, constants_of, graphs_of, layer_of, nodes_of, ranks_of
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -29,8 +29,9 @@ def rewritten(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
     Returns
     -------
     ModelProto
-        A copy, in which norms are sums, circular padding is slices, constants are tensors, functions are inlined,
-        indices that nobody reads are left out, names are all different, and opset domains that nobody uses are gone.
+        A copy, in which norms are sums, circular padding is slices, values (N, C, L) are resized as images, constants
+        are tensors, functions are inlined, indices that nobody reads are left out, names are all different, and opset
+        domains that nobody uses are gone.
     tuple of str
         What was rewritten, by operator and layer, in words.
     """
@@ -59,9 +60,10 @@ def rewritten(model: ModelProto) -> tuple[ModelProto, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the rewriting of one node needs to know of its model: small constants, values that are read, all names."""
+    """What the rewriting of a node needs to know of its model: constants, axes of values, values read, all names."""
 
     constants: Mapping[str, np.ndarray[Any, Any]]
+    ranks: Mapping[str, int]
     read: frozenset[str]
     names: set[str]
 
@@ -76,7 +78,7 @@ class _Context:
                 *(name for node in graph.node for name in (node.name, *node.output)),
             )
         }
-        return cls(constants_of(model), _read(model), names)
+        return cls(constants_of(model), ranks_of(model), _read(model), names)
 
     def free(self, name: str) -> str:
         """A name like this one that nothing has yet; taken from now on."""
@@ -108,11 +110,15 @@ class _Chain:
         self.nodes.append(node)
         return output
 
-    def numbers(self, *values: int) -> str:
-        """Add a list of whole numbers, and return its name."""
+    def constant(self, values: np.ndarray[Any, Any]) -> str:
+        """Add a constant, and return its name."""
         from onnx.numpy_helper import from_array
 
-        return self.add("Constant", [], value=from_array(np.array(values, np.int64)))
+        return self.add("Constant", [], value=from_array(values))
+
+    def numbers(self, *values: int) -> str:
+        """Add a list of whole numbers, and return its name."""
+        return self.constant(np.array(values, np.int64))
 
 
 def _norm_1(node: NodeProto, context: _Context) -> list[NodeProto]:
@@ -167,6 +173,23 @@ def _pool_without_indices(node: NodeProto, context: _Context) -> list[NodeProto]
     return chain.nodes
 
 
+def _resize_as_image(node: NodeProto, context: _Context) -> list[NodeProto] | None:
+    """Values (N, C, L), resized to the nearest one as images (N, C, 1, L)."""
+    inputs = [*node.input, "", "", ""]
+    attributes = attributes_of(node)
+    sizes = [context.constants.get(name) for name in inputs[2:4]]
+    known = [(place, values) for place, values in enumerate(sizes, 2) if values is not None and values.size]
+    if attributes.get("mode", "nearest") != "nearest" or context.ranks.get(inputs[0]) != 3 or len(known) != 1:
+        return None
+    ((place, values),) = known
+    chain = _Chain(node, context)
+    axis = chain.numbers(2)
+    given = [chain.add("Unsqueeze", [inputs[0], axis]), "", "", ""][: place + 1]
+    given[place] = chain.constant(np.insert(values, 2, 1))
+    chain.add("Squeeze", [chain.add("Resize", given, **attributes), axis], last=True)
+    return chain.nodes
+
+
 def _constant_tensor(node: NodeProto, context: _Context) -> list[NodeProto] | None:
     """The numbers of a constant as a tensor."""
     from onnx.numpy_helper import from_array
@@ -186,6 +209,7 @@ _REWRITES = {
     "Pad": _circular_pad,
     "ReduceL1": _norm_1,
     "ReduceL2": _norm_2,
+    "Resize": _resize_as_image,
 }
 
 

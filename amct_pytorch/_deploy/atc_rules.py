@@ -133,7 +133,7 @@ def is_name_of_initialiser(name: str, graph: GraphProto) -> bool:
 
 
 def _faults_of_file(model: ModelProto) -> Iterator[Fault]:
-    versions = [item.version for item in model.opset_import if item.domain in STANDARD_DOMAINS]
+    versions = list(dict.fromkeys(item.version for item in model.opset_import if item.domain in STANDARD_DOMAINS))
     if len(versions) != 1 or versions[0] not in OPSETS:
         found = " and ".join(map(str, versions)) or "none"
         yield Fault(
@@ -205,7 +205,7 @@ def _resize(node: NodeProto, attributes: Mapping[str, Any], ranks: Mapping[str, 
     if attributes.get("mode", "nearest") == "nearest" and (rank := ranks.get(node.input[0], 4)) != 4:
         yield (
             f"ATC resizes to the nearest pixel images (N, C, H, W) only, and the input has {rank} axes",
-            "add an axis of size 1, or repeat the values by repeat_interleave",
+            "resize (N, C, L) by a fixed factor, or repeat the values by repeat_interleave",
         )
 
 
