@@ -529,7 +529,10 @@ class TorchNpu(types.ModuleType):
 
 def _stand_in_for_torch_npu() -> None:
     """Register a module torch_npu, with the private functions that the backend uses."""
-    options: dict[str, Callable[[], bool]] = {"ALLOW_INTERNAL_FORMAT": lambda: npu.config.allow_internal_format}
+    options: dict[str, Callable[[], bool]] = {
+        "ALLOW_INTERNAL_FORMAT": lambda: npu.config.allow_internal_format,
+        "jitCompile": lambda: npu._jit_compile,
+    }
     module: Any = types.ModuleType("torch_npu")
     module.__spec__ = importlib.machinery.ModuleSpec("torch_npu", None)
     module.__version__ = torch.__version__.partition("+")[0]
