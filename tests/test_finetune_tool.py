@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from amct_pytorch.checkpoint import load_training_state
+from amct_pytorch.errors import ConfigError
 
+import process_group
 from .test_checkpoint import _flip_a_byte
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -244,6 +246,53 @@ def test_a_rendezvous_that_nobody_comes_to_ends_with_an_error(index: str, folder
     assert re.search(
         rf"DeviceError: process {index} of 2 did not meet the others at 127.0.0.1:\d+ within 45 s", done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1", True),
+        ("Timed out waiting 45000ms for recv operation to complete", True),
+        ("Connection reset by peer", True),
+        (
+            "NCCL error: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+            True,
+        ),
+        ("HCCL function error: HcclAllReduce. EI0002: The wait execution of the Notify register times out.", True),
+        ("NPU function error: AclrtSynchronizeStreamWithTimeout, error code is 507048", True),
+        ("NPU function error: AclrtSynchronizeDeviceWithTimeout, error code is 507011", False),
+        ("NPU function error: AclrtSynchronizeDeviceWithTimeout, error code is 507014. The aicore times out.", False),
+        ("NPU function error: AclrtSynchronizeDeviceWithTimeout", False),
+        ("NCCL error: ncclUnhandledCudaError: Call to CUDA function failed. CUDA error: illegal memory access", False),
+        ("CUDA error: the launch timed out and was terminated", False),
+        ("Expected all tensors to be on the same device", False),
+    ],
+)
+def test_an_error_of_the_device_is_not_one_of_another_process(message: str, lost: bool) -> None:
+    assert process_group.is_of_a_lost_process(message) == lost
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "hccl", "group"),
+    [
+        ("gloo", None, None, 45),
+        ("nccl", None, None, 45),
+        ("hccl", None, "45", 170),  # the first exchange may take 140 s
+        ("hccl", "600", "600", 630),
+        ("hccl", "0", "0", 170),  # HCCL waits for good, torch does not
+    ],
+)
+def test_hccl_gives_up_before_the_watchdog_ends_the_process(
+    name: str, given: str | None, hccl: str | None, group: float
+) -> None:
+    environment = {} if given is None else {"HCCL_EXEC_TIMEOUT": given}
+    assert process_group.group_timeout(name, 45.0, environment) == group
+    assert environment.get("HCCL_EXEC_TIMEOUT") == hccl
+
+
+def test_a_timeout_of_hccl_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="HCCL_EXEC_TIMEOUT must be a number of seconds, found 'soon'"):
+        process_group.group_timeout("hccl", 45.0, {"HCCL_EXEC_TIMEOUT": "soon"})
 
 
 def _free_port() -> int:
