@@ -169,6 +169,11 @@ class NpuBackend(AcceleratorBackend):
         compiles = _is_on("jitCompile")
         return not self.module.is_jit_compile_false() if compiles is None else compiles
 
+    def saturates(self, device: torch.device) -> bool:
+        """Whether the chip is in saturation mode (INF_NAN_MODE_FORCE_DISABLE=1), and not in that of INF and NaN."""
+        has_infinity = getattr(self.module.utils, "is_support_inf_nan", None)  # older versions have no other mode
+        return has_infinity is not None and not has_infinity()
+
     def rank_multiple(self, dtype: torch.dtype) -> int:
         """Side of the cube unit's blocks: 16, or 32 along the summed axis of int8."""
         return 32 if dtype == torch.int8 else 16
@@ -180,12 +185,13 @@ class NpuBackend(AcceleratorBackend):
         return _TOLERANCES[dtype]
 
     def settings(self, device: torch.device) -> dict[str, str]:
-        """HF32, compilation at run time, internal formats, and the task queue."""
+        """HF32, compilation at run time, internal formats, overflow, and the task queue."""
         settings = {
             "HF32 conv": self.module.conv.allow_hf32,
             "HF32 matmul": self.module.matmul.allow_hf32,
             "jit_compile": self._compiles_operators(),
             "allow_internal_format": bool(_is_on("ALLOW_INTERNAL_FORMAT")),
+            "saturation mode": self.saturates(device),
         }
         for variable in ("TASK_QUEUE_ENABLE", "ASCEND_LAUNCH_BLOCKING", "TORCH_NPU_FALLBACK_CPU_DISABLE"):
             settings[variable] = os.environ.get(variable, "unset")

@@ -26,6 +26,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 _TOOL = [sys.executable, str(_ROOT / "tools" / "finetune.py")]
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
 
+_START = (
+    "import sys, runpy, tests.simulated_npu; tool = sys.argv[1]; sys.argv[:2] = [tool]; "
+    "sys.path.insert(0, tool.rpartition('/')[0]); runpy.run_path(tool, run_name='__main__')"
+)
+_ON_SIMULATED_NPU = [sys.executable, "-c", _START, _TOOL[1]]
+
 # As in the README.
 _DIGITS = ["--ratio", "0.03", "--rank-multiple", "1", "--epochs", "5"]
 
@@ -166,23 +172,29 @@ def test_online_and_offline_runs_have_the_same_losses(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_epoch_with_autocast_on_the_simulated_npu_and_its_resumption(dtype: str, folder: Path) -> None:
     """A run killed after an epoch resumes there."""
-    start = (
-        "import sys, runpy, tests.simulated_npu; tool = sys.argv[1]; sys.argv[:2] = [tool]; "
-        "sys.path.insert(0, tool.rpartition('/')[0]); runpy.run_path(tool, run_name='__main__')"
-    )
-    program = [sys.executable, "-c", start, _TOOL[1]]
     options = ("--backend", "npu", "--autocast", dtype, "--distill")
     (folder / "slow").touch()
-    process = subprocess.Popen([*program, *_options("run", *options)], cwd=folder, env=_environment())
+    process = subprocess.Popen([*_ON_SIMULATED_NPU, *_options("run", *options)], cwd=folder, env=_environment())
     _wait_until(lambda: _done_epochs(folder / "run") >= 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder / "slow").unlink()
-    done = _run(folder, *_options("run", *options, "--resume"), program=program)
+    done = _run(folder, *_options("run", *options, "--resume"), program=_ON_SIMULATED_NPU)
     assert re.search(r"resumed .* after epoch [12] of 3", done.stdout)
     rows = _curves(folder / "run")
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert all(0 < float(row["loss"]) < 10 for row in rows[1:])
+    assert "npu:0 (Ascend910B3): HF32 conv True, HF32 matmul False" in done.stdout
+    groups = load_training_state(folder / "run" / "checkpoint")["optimizer"]["param_groups"]
+    assert {group["fused"] for group in groups} == {dtype == "bfloat16"}  # not with scaled gradients
+
+
+@pytest.mark.slow
+def test_float16_is_refused_where_overflow_is_not_infinite(folder: Path) -> None:
+    options = _options("run", "--backend", "npu", "--autocast", "float16")
+    done = _run(folder, *options, program=_ON_SIMULATED_NPU, fails=True, INF_NAN_MODE_FORCE_DISABLE="1")
+    assert "ConfigError: --autocast float16: Ascend910B3 is in saturation mode" in done.stderr
+    assert not (folder / "run").exists()
 
 
 @pytest.mark.slow

@@ -82,6 +82,7 @@ def test_the_settings_of_the_process(npu: Backend, monkeypatch: pytest.MonkeyPat
     settings = npu.settings(_NPU)
     assert settings["HF32 conv"] == "True"
     assert settings["HF32 matmul"] == "False"
+    assert settings["saturation mode"] == "False"
     assert settings["TASK_QUEUE_ENABLE"] == "2"
     assert settings["ASCEND_LAUNCH_BLOCKING"] == "unset"
 
