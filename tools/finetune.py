@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amct_pytorch._report.units import name_of
+from amct_pytorch._report.units import name_of, settings_line
 from amct_pytorch.backend import Backend, get_backend
 from amct_pytorch.checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
 from amct_pytorch.errors import (
@@ -295,7 +295,14 @@ def main() -> None:
             if arguments.autocast and getattr(torch, arguments.autocast) not in info.dtypes:
                 known = ", ".join(map(name_of, info.dtypes))
                 raise ConfigError(f"--autocast {arguments.autocast}: {info.name} computes in {known}")
+            if arguments.autocast == "float16" and backend.saturates(group.device):
+                raise ConfigError(
+                    f"--autocast float16: {info.name} is in saturation mode, in which overflow is not infinite, so "
+                    "scaled gradients would be wrong unseen: unset INF_NAN_MODE_FORCE_DISABLE, or give bfloat16"
+                )
             with backend.prepared(group.device):
+                if group.leads:
+                    print(f"{group.device} ({info.name}): {settings_line(backend.settings(group.device))}", flush=True)
                 run(arguments, backend, group)
     except (AmctError, Diverged, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,13 +20,28 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from amct_pytorch.backend import Backend
-from amct_pytorch.errors import AmctError, DeviceError
+from amct_pytorch.errors import AmctError, ConfigError, DeviceError
 
 # torch.distributed's backend, by the name of the device's.
 _COLLECTIVES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
 
-# Words in their errors when another process has ended.
-_LOST = re.compile("gloo|nccl|hccl|c10d|connection|timed out|timeout|socket", re.IGNORECASE)
+# Words in their errors when another process has ended or does not answer: those of gloo and c10d, of NCCL, and of HCCL,
+# whose own codes are EI0001 to EI0009.
+_LOST = re.compile(
+    r"gloo|c10d|connection|socket|timed out|times out|\btimeout\b"
+    r"|ncclRemoteError|ncclSystemError|NCCL communicator was aborted|EI000\d",
+    re.IGNORECASE,
+)
+
+# Error codes of CANN's runtime. A notification that another process should have sent is the only one of 507… that is
+# not the device's own failure.
+_CANN_ERROR = re.compile(r"\b507\d{3}\b")
+_NOTIFICATION_MISSING = "507048"
+
+# Seconds that HCCL may take for the first exchange, in which it connects the devices: HCCL_CONNECT_TIMEOUT is 120 at
+# least. And seconds that torch's watchdog, which ends the process, leaves HCCL to raise its own error first.
+_FIRST_EXCHANGE = 140
+_WATCHDOG_LATER = 30
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,8 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
     index
         Number of the device of a single process; under torchrun LOCAL_RANK is used instead.
     timeout
-        Seconds that a process waits for the others, at the start and at every exchange.
+        Seconds that a process waits for the others, at the start and at every exchange; on NPUs the first exchange may
+        take longer, see `group_timeout`.
 
     Raises
     ------
@@ -113,7 +130,7 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
     name = _COLLECTIVES.get(backend.name) or dist.get_default_backend_for_device(device)
     try:
         _reach_first(timeout)
-        dist.init_process_group(name, timeout=timedelta(seconds=timeout))
+        dist.init_process_group(name, timeout=timedelta(seconds=group_timeout(name, timeout, os.environ)))
     except (RuntimeError, ValueError, OSError) as error:  # base classes of torch's errors
         where = ":".join(os.environ.get(key, f"${key}") for key in ("MASTER_ADDR", "MASTER_PORT"))
         raise DeviceError(
@@ -123,7 +140,7 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
     try:
         yield Processes(dist.get_rank(), count, device)
     except RuntimeError as error:
-        if isinstance(error, AmctError) or not _LOST.search(str(error)):
+        if isinstance(error, AmctError) or not is_of_a_lost_process(str(error)):
             raise
         raise DeviceError(
             f"process {os.environ.get('RANK')} of {count} lost another, which failed, was killed, or did not answer "
@@ -131,6 +148,47 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
         ) from error
     # Not after an error, as the others may never get here; the end of the process closes its connections.
     dist.destroy_process_group()
+
+
+def group_timeout(name: str, timeout: float, environment: MutableMapping[str, str]) -> float:
+    """Seconds after which torch gives up an exchange; on NPUs also sets those after which HCCL does, unless given.
+
+    Parameters
+    ----------
+    name
+        torch.distributed's backend.
+    timeout
+        Seconds that a process is to wait for the others.
+    environment
+        The variables of the process; HCCL reads HCCL_EXEC_TIMEOUT when the group is made.
+
+    Raises
+    ------
+    ConfigError
+        HCCL_EXEC_TIMEOUT is not a number.
+    """
+    if name != "hccl":
+        return timeout
+    given = environment.setdefault("HCCL_EXEC_TIMEOUT", str(math.ceil(timeout)))
+    try:
+        longest = float(given)
+    except ValueError as error:
+        raise ConfigError(f"HCCL_EXEC_TIMEOUT must be a number of seconds, found {given!r}") from error
+    return max(timeout, longest, _FIRST_EXCHANGE) + _WATCHDOG_LATER
+
+
+def is_of_a_lost_process(message: str) -> bool:
+    """Whether an error of torch says that another process has ended or does not answer.
+
+    Parameters
+    ----------
+    message
+        The text of the error. Errors of the device itself may speak of time-outs too.
+    """
+    codes = _CANN_ERROR.findall(message)
+    if codes:
+        return _NOTIFICATION_MISSING in codes
+    return "cuda error" not in message.lower() and bool(_LOST.search(message))
 
 
 def _reach_first(timeout: float) -> None:

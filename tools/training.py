@@ -7,7 +7,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,9 @@ class Trainer:
         self._dtype: torch.dtype | None = getattr(torch, settings.autocast) if settings.autocast else None
         groups = parameter_groups(net)
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        # torch_npu's fused AdamW updates all parameters by one kernel, but takes no scaled gradients.
+        fused = self.device.type == "npu" and self._dtype != torch.float16
+        self._optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
         self._steps = len(self._loader(1))
         self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, settings.epochs * self._steps)
         # Gradients in half precision vanish below 6e-8: the loss is scaled up. bfloat16 has float32's range.
@@ -198,8 +200,8 @@ class Trainer:
         right = total = 0
         try:
             with torch.no_grad(), self._autocast():
-                for inputs, labels in DataLoader(own, self.settings.batch_size, num_workers=self._workers):
-                    hits = model(inputs.to(self.device)).argmax(dim=1) == labels.to(self.device)
+                for inputs, labels in self._placed(DataLoader(own, self.settings.batch_size, **self._loading)):
+                    hits = model(inputs).argmax(dim=1) == labels
                     right, total = right + int(hits.sum()), total + hits.numel()
         finally:
             for module, mode in modes:
@@ -223,9 +225,19 @@ class Trainer:
             self._train,
             self.settings.batch_size,
             sampler=sampler,
-            num_workers=self._workers,
             generator=torch.Generator().manual_seed(seed + epoch),
+            **self._loading,
         )
+
+    @property
+    def _loading(self) -> dict[str, Any]:
+        """How batches are loaded. From pinned memory a device copies while the host goes on."""
+        return {"num_workers": self._workers, "pin_memory": self.device.type != "cpu"}
+
+    def _placed(self, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches on the device."""
+        for inputs, labels in batches:
+            yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _train_epoch(self, epoch: int, teacher: Distillation | None) -> Row:
         """Mean losses of one pass over the training data."""
@@ -234,8 +246,8 @@ class Trainer:
         names = ["loss", "task"] + ([] if teacher is None else teacher.terms)
         sums = torch.zeros(len(names) + 1, device=self.device)  # and the samples
         with _bar(self._loader(epoch), f"epoch {epoch}/{self.settings.epochs}", self._show) as batches:
-            for step, (inputs, labels) in enumerate(batches, 1):
-                losses = self._step(inputs.to(self.device), labels.to(self.device), teacher)
+            for step, (inputs, labels) in enumerate(self._placed(batches), 1):
+                losses = self._step(inputs, labels, teacher)
                 sums += len(inputs) * torch.cat([losses, losses.new_ones(1)])
                 if step % _CHECK_EVERY == 0 or step == self._steps:
                     self._check_loss(float(sums[0] / sums[-1]), epoch, step)
@@ -287,7 +299,7 @@ def _seed(*numbers: int) -> None:
 
 
 @contextlib.contextmanager
-def _bar(batches: DataLoader[Any], called: str, show: bool) -> Iterator[Sequence[Any] | DataLoader[Any]]:
+def _bar(batches: DataLoader[Any], called: str, show: bool) -> Iterator[Iterable[Any]]:
     if not show:
         yield batches
         return

@@ -241,6 +241,16 @@ class Backend(abc.ABC):
             The device that the settings apply to.
         """
 
+    def saturates(self, device: torch.device) -> bool:
+        """Whether float16 overflows to its largest number instead of infinity, which a GradScaler cannot see.
+
+        Parameters
+        ----------
+        device
+            The device that computes.
+        """
+        return False
+
     @contextlib.contextmanager
     def prepared(self, device: torch.device) -> Iterator[None]:
         """Apply the settings for moving models to the device and measuring them; restored when the block ends.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -138,9 +139,12 @@ class ProcessGroup:
         return sorted(own)
 
     def _exchange(self, own: tuple[bool, Any]) -> list[Any]:
-        answers: list[Any] = [None] * self.size
+        # Pickled first, since reading a tensor from its device may fail, and that is no failure of another process.
+        packed = pickle.dumps(own)
+        received: list[Any] = [None] * self.size
         with _peers_may_go(self._patience):
-            distributed.all_gather_object(answers, own, group=self._group)
+            distributed.all_gather_object(received, packed, group=self._group)
+        answers = [pickle.loads(each) for each in received]
         failures = [f"process {process} failed: {text}" for process, (fine, text) in enumerate(answers) if not fine]
         if failures:
             raise ProcessFailed("; ".join(failures))

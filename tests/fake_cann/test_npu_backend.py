@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import multiprocessing
 import os
 import time
 import warnings
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from amct_pytorch.backend import Backend, get_backend
+from amct_pytorch.errors import DeviceError
 from amct_pytorch.tensor_decompose import auto_decomposition
 
 from ..models import TwoConvs
@@ -80,6 +82,7 @@ def test_the_settings_of_the_process(npu: Backend, monkeypatch: pytest.MonkeyPat
     settings = npu.settings(_NPU)
     assert settings["HF32 conv"] == "True"
     assert settings["HF32 matmul"] == "False"
+    assert settings["saturation mode"] == "False"
     assert settings["TASK_QUEUE_ENABLE"] == "2"
     assert settings["ASCEND_LAUNCH_BLOCKING"] == "unset"
 
@@ -121,6 +124,7 @@ def test_memory_that_does_not_suffice_is_recognised(npu: Backend) -> None:
 
 
 def test_operators_that_run_on_the_cpu_are_named(npu: Backend, capfd: pytest.CaptureFixture[str]) -> None:
+    """By torch_npu's dispatcher, by its own kernels for the CPU, and by Python's warnings."""
     matrix = torch.eye(3).to(_NPU)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch_npu issues many other warnings
@@ -129,11 +133,36 @@ def test_operators_that_run_on_the_cpu_are_named(npu: Backend, capfd: pytest.Cap
             torch.linalg.matrix_exp(matrix)
             torch.linalg.matrix_exp(matrix)
             torch.linalg.eigh(matrix)
-    assert names == ["aten::linalg_matrix_exp", "aten::_linalg_eigh.eigenvalues"]
+            torch.sinc(matrix)
+            torch.logit(matrix)
+            torch.polar(matrix, matrix)
+    assert names == [
+        "aten::linalg_matrix_exp",
+        "aten::_linalg_eigh.eigenvalues",
+        "aten::sinc",
+        "aten::logit",
+        "aten::logit_",
+        "aten::logit.out",
+        "aten::polar",
+    ]
     assert "something else\n" in capfd.readouterr().err
     with npu.fallbacks() as names:
         matrix + 1
     assert names == []
+
+
+def test_the_profiler_without_its_library_is_an_error_and_leaves_all_as_it_was(npu: Backend) -> None:
+    settings, method = npu.settings(_NPU), multiprocessing.get_start_method(allow_none=True)
+    with pytest.raises(DeviceError, match="torch_npu's profiler recorded no kernel on npu:0: see what it printed"):
+        npu.kernels(lambda: torch.ones(3, device=_NPU) + 1, device=_NPU, calls=2)
+    assert npu.settings(_NPU) == settings
+    assert multiprocessing.get_start_method(allow_none=True) == method
+    assert npu.time(lambda: torch.ones(3, device=_NPU), device=_NPU) > 0  # events are torch_npu's own again
+
+
+def test_to_compile_without_what_torchair_needs_says_so(npu: Backend) -> None:
+    with pytest.raises(DeviceError, match=r"torchair.* cannot be used \(ImportError: lib\w+.so: cannot open"):
+        npu.compile(torch.nn.Conv2d(3, 4, 1))
 
 
 def test_channels_last_is_refused_as_the_backend_says(npu: Backend) -> None:

@@ -113,10 +113,18 @@ def test_settings_name_what_changes_numbers_and_speed(npu: Backend, monkeypatch:
         "HF32 matmul": "False",
         "jit_compile": "False",
         "allow_internal_format": "False",
+        "saturation mode": "False",
         "TASK_QUEUE_ENABLE": "2",
         "ASCEND_LAUNCH_BLOCKING": "unset",
         "TORCH_NPU_FALLBACK_CPU_DISABLE": "unset",
     }
+
+
+def test_saturation_mode_is_one_of_the_settings(npu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not npu.saturates(_NPU)
+    monkeypatch.setenv("INF_NAN_MODE_FORCE_DISABLE", "1")
+    assert npu.saturates(_NPU)
+    assert npu.settings(_NPU)["saturation mode"] == "True"
 
 
 # Its arithmetic
