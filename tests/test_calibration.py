@@ -803,7 +803,10 @@ def test_batches_without_items_and_responses_that_overflow_spoil_nothing(mode: s
         ({"batches": image()}, r"found one tensor \(2, 3, 16, 16\): give a list, such as images.split\(32\)"),
         ({"batches": "images"}, "must be an iterable of inputs, found str"),
         ({"batches": 3}, "must be an iterable of inputs, found int"),
-        ({"batches": [], "mode": "best"}, "mode must be one of 'whiten', 'refit', 'reconstruct', found 'best'"),
+        (
+            {"batches": [], "mode": "best"},
+            "mode must be one of 'whiten', 'refit', 'reconstruct', 'refine', found 'best'",
+        ),
         ({"batches": [], "max_batches": 0}, "max_batches must be a whole number from 1 on, found 0"),
         ({"batches": [], "max_batches": True}, "max_batches must be a whole number"),
         ({"batches": [], "memory": -1}, "memory must be a whole number from 0 on, found -1"),
