@@ -94,10 +94,11 @@ class GradientSteps:
             if [one.shape for one in expected] != [one.shape for one in found]:
                 return 0.0, None
             pairs = [(_wide(exact), _wide(output)) for exact, output in zip(expected, found, strict=True)]
-            losses = [(output - exact).square().sum().cpu() for exact, output in pairs if output.requires_grad]
+            losses = [(output - exact).square().sum().cpu().double() for exact, output in pairs if output.requires_grad]
             if not losses:
                 return 0.0, None
-            gradients = torch.autograd.grad(sum(losses), self._parameters, allow_unused=True, materialize_grads=True)
+            loss = torch.stack(losses).sum()
+            gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True, materialize_grads=True)
         gradient = torch.cat([part.flatten().cpu().double() for part in gradients])
         energy = sum(float(exact.square().sum()) for exact, _ in pairs)
         return (energy, gradient) if is_finite(gradient) and math.isfinite(energy) else (0.0, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -73,6 +74,7 @@ def refine(
     if steps.problem or not steps.moved:
         return _unrefined(fitted, steps.problem or "the outputs give no gradients for the layers")
     refined = {**fitted, **processes.from_first(lambda: {index: one.fitted() for index, one in moving.items()})}
+    # With what was there before in the place of the plain splits.
     compared = [
         Candidates(
             groups[index].spec,
@@ -114,13 +116,13 @@ class _Moving:
     @classmethod
     def of(cls, group: WeightGroup, start: Fitted) -> _Moving:
         chains = chains_for(group, start.factors, start.biases)
-        weights = tuple(stage.weight for stage in next(iter(chains.values())))
+        weights = tuple(cast(nn.Parameter, stage.weight) for stage in next(iter(chains.values())))
         shared: dict[int, nn.Parameter] = {}
         for chain, bias in zip(chains.values(), start.biases, strict=True):
             for stage, weight in zip(chain, weights, strict=True):
                 stage.weight = weight
             if bias is not None:
-                chain[-1].bias = shared.setdefault(id(bias), chain[-1].bias)
+                chain[-1].bias = shared.setdefault(id(bias), cast(nn.Parameter, chain[-1].bias))
         for parameter in (*weights, *shared.values()):
             parameter.requires_grad_(True)
         biases = tuple(None if bias is None else shared[id(bias)] for bias in start.biases)
