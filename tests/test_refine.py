@@ -147,6 +147,24 @@ def test_outputs_of_any_structure_are_refined(after: Callable[[Tensor], Any]) ->
     assert any("after refining" in layer.fit.note for layer in plan.layers if layer.fit)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_every_dtype_is_refined_as_float32_is(dtype: torch.dtype) -> None:
+    plan = planned(network().to(dtype), inputs=[batch.to(dtype) for batch in batches()])
+    usual = planned(network())
+    assert output_error(plan) == pytest.approx(output_error(usual), rel=0.05)
+    assert all("after refining" in layer.fit.note for layer in plan.layers if layer.fit)
+    kinds = {torch.bfloat16: torch.float32}
+    assert all(factor.dtype == kinds.get(dtype, dtype) for layer in plan.layers for factor in layer.factors)
+
+
+def test_a_layer_without_memory_for_its_moments_is_refined_from_what_whiten_gives_it() -> None:
+    plan = planned(network(), memory=24 * (8 * 9) ** 2)
+    assert [layer.fit.mode for layer in plan.layers if layer.fit] == ["refine", "whiten"]
+    why, figures = plan.layers[1].fit.note.split("; ")
+    assert why.startswith("refine would take 0.")
+    assert figures == plan.layers[0].fit.note
+
+
 def test_integer_inputs_are_refined_on() -> None:
     inputs = [(20 * batch).long() for batch in batches()]
     plan = planned(Around(before=lambda x: x.float() / 20), inputs=inputs)
