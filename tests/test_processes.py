@@ -204,7 +204,7 @@ def test_the_layers_are_shared_out_and_every_process_has_the_same_model_as_one_a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct"])
+@pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct", "refine"])
 def test_calibration_pools_the_batches_of_all_processes(mode: str) -> None:
     answers = [answer["value"] for answer in run_in_processes("tests.test_processes", "calibrated", mode)]
     assert answers[0] == answers[1]

@@ -21,7 +21,7 @@ import torch
 from amct_pytorch._report.table import Column, Table
 from amct_pytorch._report.text import as_text
 from amct_pytorch.tensor_decompose import DecompositionConfig, RatioRank
-from amct_pytorch.tensor_decompose.calibration.data import Mode
+from amct_pytorch.tensor_decompose.calibration.data import LayerMode
 from amct_pytorch.tensor_decompose.calibration.positions import POSITIONS_PER_UNKNOWN
 
 from judging import Found, case
@@ -32,13 +32,13 @@ RATIOS = {"digits": 0.03, "ddddocr": 0.1, "pp-ocr": 0.25}
 POSITIONS = (4, 8, 12, 16, math.inf)
 """Positions sampled per unknown."""
 
-MODES = get_args(Mode)
+MODES = get_args(LayerMode)
 
 IMAGES = {"digits": 256, "ddddocr": 16, "pp-ocr": 16}
 """By network, how many images it is fitted to."""
 
 
-def measure(network: str, mode: Mode, positions: float, seed: int) -> Found:
+def measure(network: str, mode: LayerMode, positions: float, seed: int) -> Found:
     """Fit a network in a mode, on images drawn by a seed, with so many positions per unknown."""
     judged = case(network, IMAGES[network], seed)
     config = DecompositionConfig(rank=RatioRank(RATIOS[network]), rank_multiple=1, rule=judged.rule)
@@ -46,7 +46,7 @@ def measure(network: str, mode: Mode, positions: float, seed: int) -> Found:
         return judged.measure(config, mode)
 
 
-def table(networks: Sequence[str], modes: Sequence[Mode], positions: Sequence[float], seeds: int) -> Table:
+def table(networks: Sequence[str], modes: Sequence[LayerMode], positions: Sequence[float], seeds: int) -> Table:
     """Means over the seeds for each network and number of positions."""
     rows = []
     for network in networks:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from ..._run.arguments import check_choice, check_flag, check_whole
 from ...errors import ConfigError, ConfigTypeError, quoted
 
-Mode = Literal["whiten", "refit", "reconstruct"]
+LayerMode = Literal["whiten", "refit", "reconstruct"]
+"""How the factors of a layer are fitted."""
+
+Mode = Literal["whiten", "refit", "reconstruct", "refine"]
+
+
+def mode_of_layers(mode: Mode) -> LayerMode:
+    """How a mode fits the factors of each layer, before all of them are refined together, if they are."""
+    return "reconstruct" if mode == "refine" else mode
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,13 @@ class Calibration:
         As refit, layer after layer in the order in which they run: each sees the inputs that the network
         decomposed so far gives it, and is fitted to the responses of the original, so later layers make up
         for earlier ones. One pass with the original, then one for each layer, up to that layer.
+    ``"refine"``
+        As reconstruct; then the factors and corrected biases of all layers move together towards the outputs of
+        the original, by 48 small steps of gradient descent on a batch each, in turns; a step costs about four
+        runs of the model, and the memory that training on the batch would take, with eight numbers for each
+        one of the factors. What this comes to is kept if the outputs for the batches held out are closer to the original's,
+        and the plan gives their error before and after. Where the model gives no gradients for the layers, or
+        no batch is held out, the factors are those of reconstruct, and a warning says so.
 
     However large the feature maps and however many the batches, a layer is fitted to the same number of positions of
     its response, spread evenly over all of them: 2 for each unknown of the first stage in whiten, else 12 for each
@@ -47,23 +62,24 @@ class Calibration:
         Any iterable of inputs, for example a DataLoader; a few hundred images are enough. A tensor is given
         to the model as its only argument, a mapping as keywords; of a tuple or list as many of its leading
         items as the model's forward requires, so the labels of (input, label) are ignored. Tensors are moved
-        to the model's device. For ``"reconstruct"`` it must give the same batches each time it is iterated:
-        the random generators are in the same state at the beginning of each pass, so a DataLoader that
-        shuffles does.
+        to the model's device. For ``"reconstruct"`` and ``"refine"`` it must give the same batches each time it
+        is iterated: the random generators are in the same state at the beginning of each pass, so a DataLoader
+        that shuffles does.
     forward
         Called as ``forward(model, batch)`` where that does not fit; returns the outputs to compare.
     max_batches
         No more batches than this are taken.
     mode
-        ``"whiten"``, ``"refit"`` or ``"reconstruct"``.
+        ``"whiten"``, ``"refit"``, ``"reconstruct"`` or ``"refine"``.
     add_bias
         Whether a layer without a bias gets one. With False it stays without: accuracy is lower, but AMCT can
         rebuild the network from the information file, and one that is meant to have no biases has none.
     memory
         Bytes that the moments of whole patches may take, 24·(in·kh·kw)² for a layer: in ``"refit"`` of all
-        layers together, in ``"reconstruct"`` of one. The largest layers that do not fit in are fitted as in
-        ``"whiten"``, and the plan says so. In ``"reconstruct"`` the responses of the original at the sampled
-        positions may take as much again, 48·in·kh·kw·out for a layer; beyond that fewer positions are sampled.
+        layers together, in ``"reconstruct"`` and ``"refine"`` of one. The largest layers that do not fit in are
+        fitted as in ``"whiten"``, and the plan says so. In those two the responses of the original at the
+        sampled positions may take as much again, 48·in·kh·kw·out for a layer; beyond that fewer positions are
+        sampled.
 
     Raises
     ------
@@ -98,9 +114,9 @@ class Calibration:
         check_whole("Calibration: memory", self.memory, least=0)
         check_flag("Calibration: add_bias", self.add_bias)
         check_choice("Calibration: mode", self.mode, get_args(Mode))
-        if self.mode == "reconstruct" and isinstance(self.batches, Iterator):
+        if mode_of_layers(self.mode) == "reconstruct" and isinstance(self.batches, Iterator):
             raise ConfigError(
-                "Calibration: mode='reconstruct' goes over the batches once for every layer, but "
+                f"Calibration: mode={self.mode!r} goes over the batches once for every layer, but "
                 f"{type(self.batches).__name__} can be gone through once only: give a list or a DataLoader, "
                 "or take mode='refit', which needs one pass"
             )

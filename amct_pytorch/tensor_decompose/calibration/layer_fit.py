@@ -13,7 +13,7 @@ from ..model.compose import composed_weight, relative_error, ungrouped
 from ..ranks.spectrum import Spectrum
 from .biases import bias_of
 from .chain_fit import ChainFit, Start, fit_chain
-from .data import Mode
+from .data import LayerMode
 from .least_squares import adapted_kernel
 from .moments import MomentSums
 from .stage_kernels import first_stage_offsets, prefix_offsets, seen_by_prefix
@@ -27,7 +27,7 @@ class Fit:
     Attributes
     ----------
     mode
-        ``"whiten"``, ``"refit"``, ``"reconstruct"``, or ``"plain"`` for the split of the weight alone.
+        ``"whiten"``, ``"refit"``, ``"reconstruct"``, ``"refine"``, or ``"plain"`` for the split of the weight alone.
     samples
         Number of patches that the fit had: of the whole layer, or of the first stage where the split alone was fitted.
     unknowns
@@ -44,7 +44,7 @@ class Fit:
     scales
         Smallest and largest scale of an output channel, see `rescale`; None where the layer was not scaled.
     note
-        Why it is not the mode asked for; else empty.
+        Why it is not the mode asked for, and what refining came to; else empty.
     """
 
     mode: str
@@ -106,7 +106,7 @@ def fit(
     plain: Factors,
     sums: MomentSums,
     biases: Sequence[int | None],
-    mode: Mode,
+    mode: LayerMode,
     note: str = "",
     *,
     as_seen: bool,
@@ -179,7 +179,7 @@ def fit(
     )
 
 
-def _how(mode: Mode, chain: ChainFit, root: Root, offsets: Tensor, samples: int, note: str) -> Fit:
+def _how(mode: LayerMode, chain: ChainFit, root: Root, offsets: Tensor, samples: int, note: str) -> Fit:
     """The figures of the fit that made the weights of a chain, which need not be the last one tried."""
     split_alone = chain.whitened and math.isinf(chain.ridge)  # least squares left the last stage as it was
     of_last = math.prod(chain.weights[-1].shape[1:]) + 1

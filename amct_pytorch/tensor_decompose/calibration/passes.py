@@ -17,12 +17,13 @@ from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
 from ..model.spec import LayerSpec
 from .biases import bias_of, correctable_biases
-from .data import Calibration, Mode
+from .data import Calibration, LayerMode, mode_of_layers
 from .layer_fit import Fitted, fit, spectrum_on_data
 from .moments import MomentSums, bytes_of_moments
 from .positions import positions_that_fit
 from .probes import influences
 from .recorder import LayerRecorder
+from .refine import refine
 from .rescale import rescale
 from .runs import EndOfRun, Runs
 from .stage_kernels import first_stage_offsets
@@ -76,10 +77,10 @@ def fit_to_data(
             if number is not None and not is_finite(bias_of(module)):
                 raise LayerError(f"layer {quoted(layer.names[0])}: expected a finite bias, found NaN or infinity in it")
     factoring.choose_before_data(_unaffordable(groups, factoring.open_methods, runs.calibration.memory))
-    fitting = _LayerAfterLayer if runs.calibration.mode == "reconstruct" else _AllAtOnce
+    fitting = _LayerAfterLayer if mode_of_layers(runs.calibration.mode) == "reconstruct" else _AllAtOnce
     fitted = fitting(runs, factoring, biases, report, processes).fit()
     _warn(groups, fitted)
-    return fitted
+    return refine(runs, groups, fitted, report, processes) if runs.calibration.mode == "refine" else fitted
 
 
 class _Fitting:
@@ -127,7 +128,7 @@ class _Fitting:
         batches = self.runs.count() or _USUAL_BATCHES
         calibration = self.runs.calibration
         positions = positions_that_fit(
-            self.groups, self.modes, calibration.memory, keeping=calibration.mode == "reconstruct"
+            self.groups, self.modes, calibration.memory, keeping=mode_of_layers(calibration.mode) == "reconstruct"
         )
         return {
             index: [
@@ -294,9 +295,9 @@ class _LayerAfterLayer(_Fitting):
 
 def _affordable(
     groups: Sequence[WeightGroup], candidates: Sequence[int], calibration: Calibration
-) -> tuple[dict[int, Mode], dict[int, str]]:
+) -> tuple[dict[int, LayerMode], dict[int, str]]:
     """The mode for every group, and why where it is not the one asked for."""
-    modes: dict[int, Mode] = dict.fromkeys(candidates, calibration.mode)
+    modes: dict[int, LayerMode] = dict.fromkeys(candidates, mode_of_layers(calibration.mode))
     notes = dict.fromkeys(candidates, "")
     if calibration.mode == "whiten":
         return modes, notes

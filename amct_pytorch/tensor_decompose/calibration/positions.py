@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ..methods.weight_group import WeightGroup
 from ..model.spec import Positions
-from .data import Mode
+from .data import LayerMode
 from .stage_kernels import first_stage_offsets
 
 # Positions sampled for each unknown of the largest problem: of the first stage's patch, several of which lie at
 # each position, or of the whole one. A half of them judges what the other half finds, so with few, least squares is
 # trusted less than it might be, and in reconstruct it takes the noise of a layer's inputs for what they are like.
 # 12 was better than 4 on a pretrained detector, and no worse on the digits network (tools/positions.py).
-POSITIONS_PER_UNKNOWN: dict[Mode, float] = {"whiten": 2, "refit": 12, "reconstruct": 12}
+POSITIONS_PER_UNKNOWN: dict[LayerMode, float] = {"whiten": 2, "refit": 12, "reconstruct": 12}
 # The least number of positions, which costs a small layer little.
 _LEAST_POSITIONS = 2048
 # Bytes of a response that is kept, in float32.
@@ -25,7 +25,7 @@ _BYTES_OF_A_NUMBER = 4
 
 
 def positions_that_fit(
-    groups: Sequence[WeightGroup], modes: Mapping[int, Mode], memory: int, *, keeping: bool
+    groups: Sequence[WeightGroup], modes: Mapping[int, LayerMode], memory: int, *, keeping: bool
 ) -> dict[int, float]:
     """How many positions each fit is to sample, over all batches.
 
@@ -96,7 +96,7 @@ def halves_of(where: Positions, sizes: Sequence[int], batch: int) -> Tensor:
     return ((where.places[0] >= sizes[0] / 2).long() + batch) % 2 == 1
 
 
-def _positions_wanted(group: WeightGroup, mode: Mode) -> float:
+def _positions_wanted(group: WeightGroup, mode: LayerMode) -> float:
     """How many positions a fit is to sample, over all batches, however many there are."""
     unknowns = len(first_stage_offsets(group)) if mode == "whiten" else group.spec.patch_size
     return max(POSITIONS_PER_UNKNOWN[mode] * unknowns, _LEAST_POSITIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sized
@@ -15,7 +16,7 @@ from ..._run.interrupts import interrupt_if_pressed
 from ..._run.isolation import leaving_no_trace
 from ..._run.tensors import checksum, map_tensors
 from ...errors import AmctError, InputsError
-from .data import Calibration
+from .data import Calibration, mode_of_layers
 
 # One batch in this many is held out, beginning with the second, up to the number below.
 _HELD_OUT_EVERY = 8
@@ -36,13 +37,14 @@ class Runs:
     held_out
         Of the first pass: the batches held out, at their index.
     kept
-        Of the first pass: the first batches that are not, to be run again; none in mode reconstruct, which goes
-        over all of them.
+        Of the first pass: the first batches that are not, to be run again; none in the modes that go over all of
+        them again.
     """
 
     def __init__(self, model: nn.Module, calibration: Calibration) -> None:
         self.model = model
         self.calibration = calibration
+        self._comes_again = mode_of_layers(calibration.mode) == "reconstruct"
         self.held_out: dict[int, Any] = {}
         self.kept: dict[int, Any] = {}
         self._items_kept = 0
@@ -64,20 +66,24 @@ class Runs:
         if isinstance(batches, Sized):
             with contextlib.suppress(TypeError):  # a DataLoader over a stream has a length that fails
                 known = len(batches)
-        if known is None and self.calibration.mode == "reconstruct":
+        if known is None and self._comes_again:
             with leaving_no_trace(self.model):
                 known = sum(1 for _ in itertools.islice(batches, most))
         if known is None:
             return most
         return known if most is None else min(known, most)
 
-    def fitting_pass(self, begin: Callable[[int], bool]) -> None:
+    def fitting_pass(
+        self, begin: Callable[[int], bool], use: Callable[[Callable[[], object]], object] = lambda run: run()
+    ) -> None:
         """Run the model on every batch that is not held out.
 
         Parameters
         ----------
         begin
             Called with the index of a batch before the model runs on it; says whether it need run.
+        use
+            Called with a function that runs the model on the batch and gives its outputs; runs it once if left out.
 
         Raises
         ------
@@ -94,12 +100,12 @@ class Runs:
                         self._first = (0, batch)
                     if index % _HELD_OUT_EVERY == 1 and len(self.held_out) < _MOST_HELD_OUT:
                         self.held_out[index] = batch
-                    elif self._items_kept < _ITEMS_KEPT and self.calibration.mode != "reconstruct":
+                    elif self._items_kept < _ITEMS_KEPT and not self._comes_again:
                         self.kept[index] = batch
                         self._items_kept += batch_size_of(batch) or 1
                 if index not in self.held_out and begin(index):
                     with contextlib.suppress(EndOfRun):
-                        self._forward(index, batch)
+                        use(functools.partial(self._forward, index, batch))
         if index < 0:
             raise InputsError(
                 "Calibration: batches gave none"
@@ -108,7 +114,7 @@ class Runs:
         if self._passes > 1 and index + 1 < len(self._marks):
             raise InputsError(
                 f"Calibration: pass {self._passes} over the batches gave {index + 1} where the first gave "
-                f"{len(self._marks)}: mode='reconstruct' needs the same ones each time; give a list"
+                f"{len(self._marks)}: mode={self.calibration.mode!r} needs the same ones each time; give a list"
             )
 
     def again(self, begin: Callable[[int], bool]) -> None:
@@ -125,7 +131,7 @@ class Runs:
             return self._forward(index, self.judged[index])
 
     def _check_same(self, index: int, batch: object) -> None:
-        if self.calibration.mode != "reconstruct":
+        if not self._comes_again:
             return
         mark = checksum(tensors_of(batch))
         if self._passes == 1:
@@ -133,8 +139,8 @@ class Runs:
         elif index >= len(self._marks) or mark != self._marks[index]:
             raise InputsError(
                 f"Calibration: batch {index} of pass {self._passes} is not that of the first pass: "
-                "mode='reconstruct' needs the same batches each time; turn shuffling and augmentation off, "
-                "or give list(batches)"
+                f"mode={self.calibration.mode!r} needs the same batches each time; turn shuffling and augmentation "
+                "off, or give list(batches)"
             )
 
     def _forward(self, index: int, batch: Any) -> object:
