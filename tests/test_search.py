@@ -756,6 +756,29 @@ def test_it_is_drawn_with_the_plan_chosen(found: SearchResult, tmp_path: Path) -
     assert (tmp_path / "new" / "curve.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_shipped_example_finds_a_network_of_a_third_of_the_macs_within_half_a_point(tmp_path: Path) -> None:
+    program = Path(__file__).resolve().parent.parent / "examples" / "digits" / "search.py"
+    command = [sys.executable, "-W", "ignore", str(program), "--output", str(tmp_path)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # fixes the order of summation, hence the accuracies
+    done = subprocess.run(command, env=one_thread, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    chosen = re.search(r"Chosen: ([\d.]+)% of the MACs, score ([\d.]+), which is (-[\d.]+)", done.stdout)
+    assert chosen is not None, done.stdout
+    left, score, change = map(float, chosen.groups())
+    assert left < 100 / 3
+    assert score > 99
+    assert change >= -0.5
+    assert "whole model" in done.stdout
+    assert {item.name for item in tmp_path.iterdir()} == {
+        "decompose_info.json",
+        "macs.jsonl",
+        "macs.jsonl.plan",
+        "macs.png",
+    }
+
+
 # Several processes.
 
 
