@@ -591,6 +591,27 @@ def test_the_times_of_layers_are_rescaled_by_that_of_the_model() -> None:
     assert f"in {plan.latency.rounds} rounds" in plan.budget
 
 
+class Curved(Simulated):
+    """A model whose time is a power of that of its layers."""
+
+    def __init__(self, power: float) -> None:
+        self.power, self.whole = power, 0.0
+
+    def seconds(self, each: list[float]) -> float:
+        if len(each) < LAYERS:
+            return sum(each)
+        self.whole = self.whole or sum(each)  # the original is timed first
+        return self.whole * float((sum(each) / self.whole) ** self.power)
+
+
+@pytest.mark.parametrize("power", [0.6, 2.5])
+def test_times_that_do_not_add_up_at_all_are_met_within_a_few_rounds(power: float) -> None:
+    plan = planned(0.7, Curved(power))
+    assert plan.latency is not None
+    assert plan.latency.rounds <= 4
+    assert 0.55 < plan.latency.measured <= 0.7 * 1.02
+
+
 def _let_models_take(share: Callable[[int, int], float], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have whole models measure a share by number of the proof and of weights split; the latter, as they come."""
     split: list[int] = []

@@ -43,7 +43,7 @@ from amct_pytorch.tensor_decompose import (
     plan_decomposition,
 )
 from amct_pytorch.tensor_decompose.calibration.data import Mode
-from amct_pytorch.tensor_decompose.methods import factoring
+from amct_pytorch.tensor_decompose.methods import budget_choice
 from amct_pytorch.tensor_decompose.methods.candidates import Candidate
 from amct_pytorch.tensor_decompose.methods.within_budget import Weight, chosen_within
 from amct_pytorch.tensor_decompose.ranks.influence import PROPORTIONAL
@@ -149,7 +149,7 @@ def every_layer(method: str = "auto", **settings: object) -> DecompositionConfig
 
 def weights_of(case: Case, mode: Mode | None) -> Sequence[Weight]:
     """What a budget chooses from."""
-    with patch(f"{factoring.__name__}.chosen_within", wraps=chosen_within) as choosing:
+    with patch(f"{budget_choice.__name__}.chosen_within", wraps=chosen_within) as choosing:
         case.planned(every_layer(), mode, Budget(macs=0.9))
     return cast(Sequence[Weight], choosing.call_args.args[2])
 

@@ -3,7 +3,7 @@
 VGG-16 with its dense layers and ResNet-50, with random weights, since times do not depend on them. Planning is timed
 twice: the first time the layers are measured, unless an earlier run has done that, the second their times are known.
 
-    python tools/latency.py                                        # on one thread of the CPU; half an hour
+    python tools/latency.py                                        # on one thread of the CPU; ten minutes
     python tools/latency.py --networks ResNet-50 --threads 1 2 --side 64
     python tools/latency.py --backend cuda --dtype float16 --batch 32
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Ranks = tuple[int, ...]
+from ..tensor_decompose.methods.latencies import Ranks
 
 # Times that differ by less, relative to each other, are taken for equal: measurements of one split do.
 _EQUAL = 0.02

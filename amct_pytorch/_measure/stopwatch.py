@@ -29,7 +29,7 @@ from .._run.placement import backend_of, memory_errors_named, placed_inputs, pla
 from .._run.progress import ProgressFunction
 from ..errors import AmctWarning, ConfigError, DeviceError, quoted
 from ..tensor_decompose.methods.candidates import ranks_to_time
-from ..tensor_decompose.methods.latencies import Latencies, LayerLatency, Measured
+from ..tensor_decompose.methods.latencies import Latencies, LayerLatency, Measured, Ranks
 from ..tensor_decompose.methods.weight_group import WeightGroup
 from ..tensor_decompose.model.replace import Replacement, replaced
 from ..tensor_decompose.model.spec import LayerModule
@@ -38,7 +38,7 @@ from .benchmark_models import compile_errors_named
 from .cpu_share import LEAST_SHARE
 from .latency_table import LatencyTable
 from .layer_inputs import blank_like
-from .layer_latency import LayerTime, Ranks, worth_splitting_at
+from .layer_latency import LayerTime, worth_splitting_at
 from .timing import Comparison, compare
 from .weight_on_device import WeightOnDevice, chain_like
 

@@ -13,13 +13,13 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..tensor_decompose.methods.latencies import Ranks
 from ..tensor_decompose.methods.weight_group import WeightGroup
 from ..tensor_decompose.model.chain import DecomposedLayer
 from ..tensor_decompose.model.replace import build_chain, parameters_like
 from ..tensor_decompose.model.spec import LayerModule, LayerSpec, spec_of
 from ..tensor_decompose.model.split import Split
 from .layer_inputs import inputs_like
-from .layer_latency import Ranks
 
 Arrivals = Mapping[nn.Module, Sequence[torch.Tensor]]
 """By layer its inputs in one forward pass of the model, as tensors on the meta device."""

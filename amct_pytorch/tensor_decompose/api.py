@@ -227,13 +227,7 @@ def _check_alike(
 
 
 def _stopwatch_for(model: nn.Module, budget: Budget | None, example_inputs: object) -> Stopwatch | None:
-    """What times the model for a budget of latency; None where nothing is to be timed.
-
-    Raises
-    ------
-    BackendUnavailable, ConfigError, InputsError
-        It cannot be timed there.
-    """
+    """What times the model for a budget of latency; None where nothing is to be timed."""
     if budget is None or budget.latency is None:
         return None
     # Measuring knows what is decomposed, and decomposing no device; so the two meet here alone.

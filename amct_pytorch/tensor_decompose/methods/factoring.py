@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -12,16 +10,15 @@ import torch
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.workers import run_all
-from ..ranks.budget import Budget
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
 from ..ranks.influence import PROPORTIONAL, Influence
 from ..ranks.spectrum import Spectrum
-from .candidates import Candidate, chosen_at_equal_cost, ranks_to_try
-from .latencies import Latencies, LatencyProof, Measured, Stopwatch
+from .budget_choice import BudgetChoice
+from .candidates import chosen_at_equal_cost, ranks_to_try
+from .latencies import LatencyProof
 from .linalg import exact_matmul
 from .weight_group import Factors, WeightGroup
-from .within_budget import ModelCost, Weight, chosen_within
-from .within_latency import chosen_within_latency
+from .within_budget import Weight
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
 _ALONE_FROM = 4096
@@ -55,12 +52,8 @@ class Factoring:
         Called with (done, total, layer name) as work that is reported proceeds.
     processes
         Those that share the work.
-    budget
-        Of the whole model, for which the splits of all weights are chosen together; None where each has its own ranks.
-    before
-        What the model takes, for a budget.
-    stopwatch
-        Times the model and its layers, for a budget of latency. It is that of the first process that counts.
+    choice
+        For a budget, chooses the splits of all weights together; None where each has its own ranks.
     """
 
     def __init__(
@@ -68,13 +61,9 @@ class Factoring:
         groups: Sequence[WeightGroup],
         report: ProgressFunction,
         processes: ProcessGroup,
-        budget: Budget | None = None,
-        before: ModelCost | None = None,
-        stopwatch: Stopwatch | None = None,
+        choice: BudgetChoice | None = None,
     ) -> None:
-        self._report, self._processes = report, processes
-        self._budget, self._before = budget, before
-        self._stopwatch, self._latencies = stopwatch, Latencies(0, (), "")
+        self._report, self._processes, self._choice = report, processes, choice
         self.summary = ""
         """What was chosen for a budget, in words."""
         self.proof: LatencyProof | None = None
@@ -91,6 +80,8 @@ class Factoring:
             alternatives[first].request for alternatives, first in zip(self._by_method, self._first, strict=True)
         ]
         self._costs = [sum(one.cost for one in alternatives.values()) for alternatives in self._by_method]
+        if choice is not None:
+            choice.time_layers(self._by_method, report)
         self._own = set(processes.mine(self._costs))
         self._spectra: dict[int, Spectra] = {}
         self.choices: dict[int, Choice] = {}
@@ -110,22 +101,13 @@ class Factoring:
         """Groups whose split at the ranks chosen is wanted."""
         return [index for index, choice in sorted(self.choices.items()) if self.groups[index].gains(choice.ranks)]
 
-    def time_layers(self) -> None:
-        """Time the splits of every weight, for a budget of latency."""
-        stopwatch = self._stopwatch
-        if stopwatch is None:
-            return
-        self._latencies = self._processes.from_first(lambda: stopwatch.time_layers(self._by_method, self._report))
-        assert self._before is not None, "a model is timed for a budget alone"
-        self._before = dataclasses.replace(self._before, latency=self._latencies.model)
-
     def look_at_weights(self, report: ProgressFunction | None = None) -> None:
         """Compute the spectra of every weight."""
         self._spectra = self._spectra_of(range(len(self.groups)), report or silent)
 
     def choose_by_weights(self, which: Sequence[int]) -> None:
         """Choose the ranks of these groups from the spectra of their weights, then split them."""
-        if self._budget is not None:
+        if self._choice is not None:
             self._choose_together(
                 which, {index: Weight(self._by_method[index], self._spectra[index]) for index in which}
             )
@@ -150,7 +132,7 @@ class Factoring:
         too_large
             Groups for whose moments of whole patches there is no memory, which a choice among methods takes.
         """
-        if self._budget is None:
+        if self._choice is None:
             self.choose_by_weights([*self._chosen_by_weights, *too_large])
         else:
             for index in too_large:
@@ -159,7 +141,7 @@ class Factoring:
 
     def choose_without_data(self, which: Sequence[int]) -> None:
         """Choose for groups that no data have reached; such a layer is kept in any case."""
-        if self._budget is None:
+        if self._choice is None:
             self.choose_by_weights(which)
         else:
             self.kept.update(dict.fromkeys(which, NEVER_RAN))
@@ -187,7 +169,7 @@ class Factoring:
             return {name: spectrum_on_data(index, group) for name, group in self._by_method[index].items()}
 
         seen = self.share_out(spectra, which, silent)
-        if self._budget is not None:
+        if self._choice is not None:
             weights = {
                 index: Weight(
                     self._by_method[index],
@@ -223,7 +205,7 @@ class Factoring:
     @property
     def has_budget(self) -> bool:
         """Whether the splits of all weights are chosen together."""
-        return self._budget is not None
+        return self._choice is not None
 
     def probes(self) -> dict[int, tuple[WeightGroup, Factors, Factors]]:
         """By number of the group, for those undecided, two plain splits by one method: of a small and a large error."""
@@ -303,16 +285,8 @@ class Factoring:
 
     def _choose_together(self, which: Sequence[int], weights: Mapping[int, Weight]) -> None:
         """Choose method and ranks of these groups, or to keep them, within the budget, then split them."""
-        assert self._budget is not None
-        assert self._before is not None
-        if self._stopwatch is None:
-            chosen = chosen_within(self._budget, self._before, list(weights.values()))
-        else:
-            timed = [
-                dataclasses.replace(weight, latency=self._latencies.layers[index]) for index, weight in weights.items()
-            ]
-            device, measure = self._latencies.device, functools.partial(self._time_model, self._stopwatch, which)
-            chosen = chosen_within_latency(self._budget, self._before, timed, measure, device)
+        assert self._choice is not None, "there is a budget"
+        chosen = self._choice.among(weights)
         self.summary, self.proof = chosen.summary, chosen.proof
         for index, found in zip(which, chosen.verdicts, strict=True):
             if isinstance(found, str):
@@ -323,17 +297,6 @@ class Factoring:
         split = [index for index in which if index in self.choices]
         self._look_exactly_at([index for index in split if self._blurs(index)])
         self._split(split)
-
-    def _time_model(
-        self, stopwatch: Stopwatch, which: Sequence[int], candidates: Sequence[Candidate | None]
-    ) -> Measured:
-        """Time the model with these groups split, those without a candidate kept."""
-        splits = [
-            (self._by_method[index][one.method], one.ranks)
-            for index, one in zip(which, candidates, strict=True)
-            if one is not None
-        ]
-        return self._processes.from_first(lambda: stopwatch.time_model(splits))
 
     def _spectrum_of_chosen(self, index: int) -> Spectrum:
         return self._spectra[index][self.groups[index].method.name]

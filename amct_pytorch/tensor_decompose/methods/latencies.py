@@ -13,6 +13,7 @@ from ..._run.progress import ProgressFunction
 from .weight_group import WeightGroup
 
 Ranks = tuple[int, ...]
+"""Those of one split."""
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Problem:
         what, self._share = budget.limit
         cost = ("parameters" if before.macs is None else "macs") if what == "damage" else what
         self._unit = _UNITS[cost]
-        self._total: int = getattr(before, cost)
+        self._total: int = getattr(before, cost) or 0  # of a model without layers
         self._candidates: list[list[Candidate | None]] = [[None, *weight.candidates()] for weight in weights]
         self._options = [
             [Option(weight.cost(one, cost), weight.damage(one) ** 2) for one in of_weight]

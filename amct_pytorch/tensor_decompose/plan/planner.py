@@ -22,6 +22,7 @@ from ..calibration.passes import fit_to_data
 from ..calibration.runs import Runs
 from ..calibration.trial_chains import chains_for
 from ..config import DecompositionConfig
+from ..methods.budget_choice import BudgetChoice
 from ..methods.eligible import why_kept
 from ..methods.factoring import NEVER_RAN, Factoring
 from ..methods.latencies import Stopwatch
@@ -36,9 +37,6 @@ from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
 from .listed import axes_in_use, is_listed
 from .plan import DecompositionPlan
-
-# Layers that an error gives the reason of, why they are kept.
-_NAMED_REASONS = 3
 
 Shapes = Sequence[Sequence[int]]
 """Shapes of the inputs of a layer, one for each call."""
@@ -98,11 +96,11 @@ def make_plan(
     _check_same_everywhere(groups, processes)
     plans = {layer.names: _kept(layer, verdict) for layer, verdict in verdicts if isinstance(verdict, str)}
     parameters = sum(parameter.numel() for parameter in found.model.parameters() if not _is_lazy(parameter))
-    if stopwatch is not None:
-        _check_any_to_time(budget, verdicts)
+    if stopwatch is not None and not groups:
+        raise _nothing_to_time(budget, verdicts)
     before = ModelCost(_macs(listed, calls), parameters)
-    factoring = Factoring(groups, report, processes, budget, before, stopwatch)
-    factoring.time_layers()
+    within = None if budget is None else BudgetChoice(budget, before, processes, stopwatch)
+    factoring = Factoring(groups, report, processes, within)
     outcome = None
     if calibration is None or not groups:
         factoring.look_at_weights(report)
@@ -161,21 +159,13 @@ def _agree_on_shared(verdicts: Verdicts) -> Verdicts:
     return [(layer, agreed(layer, verdict)) for layer, verdict in verdicts]
 
 
-def _check_any_to_time(budget: Budget | None, verdicts: Verdicts) -> None:
-    """Check that there is a layer to decompose, before anything is timed.
-
-    Raises
-    ------
-    ConfigError
-        There is none.
-    """
-    kept = [(layer.names[0], verdict) for layer, verdict in verdicts if isinstance(verdict, str)]
-    if len(kept) == len(verdicts):
-        reasons = "".join(f"; {quoted(name)}: {reason}" for name, reason in kept[:_NAMED_REASONS])
-        raise ConfigError(
-            f"budget: {budget} cannot be reached: none of {len(kept)} layers may be decomposed{reasons}: let some be "
-            '(method="auto", rule="any", no rules that keep layers)'
-        )
+def _nothing_to_time(budget: Budget | None, verdicts: Verdicts) -> ConfigError:
+    """The error that no layer can be split to save time, with reasons of the first few."""
+    reasons = [f"; {quoted(layer.names[0])}: {verdict}" for layer, verdict in verdicts[:3]]
+    return ConfigError(
+        f"budget: {budget} cannot be reached: none of {len(verdicts)} layers may be decomposed{''.join(reasons)}: let "
+        'some be (method="auto", rule="any", no rules that keep layers)'
+    )
 
 
 def _pooled(shapes: Sequence[Mapping[tuple[str, ...], Shapes]]) -> dict[tuple[str, ...], Shapes]:
