@@ -33,6 +33,8 @@ from amct_pytorch.tensor_decompose import auto_decomposition, plan_decomposition
 
 from .models import TwoConvs, conv, image, snapshot
 
+pytestmark = pytest.mark.usefixtures("collected_fast")
+
 
 def _let_the_share_be(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up counters, of which any two in turn give this share of the CPU."""
@@ -295,11 +297,11 @@ def test_every_layer_and_the_whole_are_measured_at_every_batch_size_and_type() -
         image(),
         Instant(),
         batch_sizes=[1, 3],
-        dtypes=[torch.float32, torch.bfloat16],
+        dtypes=[torch.float32, torch.float64],
         progress=lambda *at: seen.append(at),
     )
     kinds = [(run.dtype, run.batch_size, run.compiled) for run in report.runs]
-    assert kinds == [(dtype, size, False) for dtype in (torch.float32, torch.bfloat16) for size in (1, 3)]
+    assert kinds == [(dtype, size, False) for dtype in (torch.float32, torch.float64) for size in (1, 3)]
     plan = plan_decomposition(original, example_inputs=image(3, 3, 16, 16))
     for run, size in zip(report.runs, (1, 3, 1, 3), strict=True):
         assert [layer.name for layer in run.layers] == ["conv1", "conv2"]

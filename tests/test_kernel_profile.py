@@ -28,6 +28,8 @@ from amct_pytorch.tensor_decompose import auto_decomposition
 
 from .models import TwoConvs, image, snapshot
 
+pytestmark = pytest.mark.usefixtures("collected_fast")
+
 # The kernels of a GPU
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from amct_pytorch.backend import GROUP, Backend, get_backend, list_backends
 from amct_pytorch.backend_testing import BackendConformance
 from amct_pytorch.benchmark import benchmark
+from amct_pytorch.errors import ConfigError
 from amct_pytorch.tensor_decompose import auto_decomposition, decompose_network, plan_decomposition
 from amct_pytorch.validate import validate
 
@@ -79,6 +80,19 @@ class EndToEnd:
         assert run.peak_memory > sum(parameter.nbytes for parameter in original.parameters())
         for check in unchanged:
             check()
+
+    def test_recorded_kernels_are_those_of_the_work(self, backend: Backend) -> None:
+        device = backend.device()
+        conv, x = torch.nn.Conv2d(64, 64, 3).to(device), image(8, 64, 56, 56).to(device)
+        if not backend.records_kernels:
+            with pytest.raises(ConfigError, match="records no kernels"):
+                backend.kernels(lambda: conv(x), device=device)
+            return
+        with torch.no_grad():
+            kernels = backend.kernels(lambda: conv(x), device=device, calls=3)
+            spent = 3 * backend.time(lambda: conv(x), device=device, calls=3)
+        worked = sum(kernel.seconds for kernel in kernels if kernel.kind in ("convolution", "matrix product"))
+        assert spent / 100 < worked < 3 * spent
 
     def test_the_decomposed_model_trains_as_on_the_host(self, backend: Backend) -> None:
         device = backend.device()

@@ -270,7 +270,7 @@ def _saved(path: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("report", "kind", "version"),
-    [(_BENCHMARK, "benchmark", 3), (_VALIDATION, "validation", 2), (_EXPORT, "export", 1), (_ASCEND, "ascend", 1)],
+    [(_BENCHMARK, "benchmark", 4), (_VALIDATION, "validation", 3), (_EXPORT, "export", 1), (_ASCEND, "ascend", 1)],
     ids=["benchmark", "validation", "export", "ascend"],
 )
 def test_a_report_is_saved_whole_into_folders_that_are_made(
