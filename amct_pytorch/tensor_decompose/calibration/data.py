@@ -44,9 +44,9 @@ class Calibration:
         As reconstruct; then the factors and corrected biases of all layers move together towards the outputs of
         the original, by 48 small steps of gradient descent on a batch each, in turns; a step costs about four
         runs of the model, and the memory that training on the batch would take, with eight numbers for each
-        one of the factors. What this comes to is kept if the outputs for the batches held out are closer to the original's,
-        and the plan gives their error before and after. Where the model gives no gradients for the layers, or
-        no batch is held out, the factors are those of reconstruct, and a warning says so.
+        one of the factors. What this comes to is kept if the outputs for the batches held out are closer to the
+        original's, and the plan gives their error before and after. Where the model gives no gradients for the
+        layers, or no batch is held out, the factors are those of reconstruct, and a warning says so.
 
     However large the feature maps and however many the batches, a layer is fitted to the same number of positions of
     its response, spread evenly over all of them: 2 for each unknown of the first stage in whiten, else 12 for each
