@@ -9,7 +9,6 @@ The networks, and what the percentages are of, are described in judging.py; the 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,10 @@ from judging import Found, case
 RATIOS = {"digits": 0.03, "ddddocr": 0.1, "pp-ocr": 0.25}
 """By network, the share of the full rank of every layer that is split: so low that the modes differ."""
 
-POSITIONS = (4, 8, 12, 16, math.inf)
+ALL = 1e9
+"""So many positions per unknown that all are taken."""
+
+POSITIONS = (4, 8, 12, 16, ALL)
 """Positions sampled per unknown."""
 
 MODES = get_args(LayerMode)
@@ -51,7 +53,7 @@ def table(networks: Sequence[str], modes: Sequence[LayerMode], positions: Sequen
     rows = []
     for network in networks:
         for count in positions:
-            cells = [network, "all" if math.isinf(count) else f"{count:g}"]
+            cells = [network, "all" if count >= ALL else f"{count:g}"]
             for mode in modes:
                 found = [measure(network, mode, count, seed) for seed in range(seeds)]
                 cells += [
@@ -71,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=RATIOS, default=list(RATIOS))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--positions", type=float, nargs="+", default=list(POSITIONS), help="per unknown; inf for all")
+    parser.add_argument("--positions", type=float, nargs="+", default=list(POSITIONS), help="per unknown; 1e9 for all")
     parser.add_argument("--seeds", type=int, default=3, help="how many draws of images to average over (default 3)")
     arguments = parser.parse_args()
     # One thread fixes the order of summation, so the figures do not depend on the number of cores.
