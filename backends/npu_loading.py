@@ -84,8 +84,7 @@ def installing(release: str, machine: str, version: str | None = None) -> str:
     npu = f"torch-npu=={version or _NEWEST.get(release, release)}"
     # torch_npu imports yaml, which some of its wheels do not ask for.
     if release in _WANT_CPU_BUILD and machine == "x86_64":
-        index = "https://download.pytorch.org/whl/cpu"
-        return f"pip install torch=={release}+cpu --index-url {index}, then pip install {npu} pyyaml"
+        return f"pip install torch=={release}+cpu from PyTorch's index of CPU builds, then pip install {npu} pyyaml"
     return f"pip install torch=={release} {npu} pyyaml"
 
 

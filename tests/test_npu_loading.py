@@ -15,7 +15,7 @@ from amct_backends.npu_loading import installing
             "2.11.0",
             "x86_64",
             None,
-            "pip install torch==2.11.0+cpu --index-url https://download.pytorch.org/whl/cpu, "
+            "pip install torch==2.11.0+cpu from PyTorch's index of CPU builds, "
             "then pip install torch-npu==2.11.0 pyyaml",
         ),
         ("2.10.0", "aarch64", None, "pip install torch==2.10.0 torch-npu==2.10.0.post4 pyyaml"),
@@ -23,7 +23,7 @@ from amct_backends.npu_loading import installing
             "2.9.0",
             "x86_64",
             "2.9.0.post2",
-            "pip install torch==2.9.0+cpu --index-url https://download.pytorch.org/whl/cpu, "
+            "pip install torch==2.9.0+cpu from PyTorch's index of CPU builds, "
             "then pip install torch-npu==2.9.0.post2 pyyaml",
         ),
     ],
