@@ -771,6 +771,7 @@ save_decomposed(auto_decomposition(TwoConvs())[0], sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_between_the_renames_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     net, place = _saved(tmp_path)
     program = [sys.executable, "-c", _DIE_BETWEEN_THE_RENAMES, str(place)]
@@ -823,6 +824,7 @@ def test_a_missing_checkpoint_and_a_missing_library_are_told(tmp_path: Path, mon
     unchanged()
 
 
+@pytest.mark.slow
 def test_the_modules_load_nothing_optional() -> None:
     program = (
         "import sys, torch; known = set(sys.modules); import amct_pytorch.checkpoint, amct_pytorch.finetune; "

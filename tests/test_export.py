@@ -62,6 +62,7 @@ def _agrees_at_batch_1_and_8(net: nn.Module, path: Path, shape: tuple[int, ...])
             assert _relative(_run(path, inputs)[0], net(inputs)) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_digits_net_matches_pytorch_at_batch_1_and_8_from_one_file(tmp_path: Path) -> None:
     net, changes = auto_decomposition(load_pretrained())
     assert changes
@@ -395,6 +396,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(case: str, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_nothing_of_the_extra_is_loaded_before_something_is_exported() -> None:
     program = "import sys, amct_pytorch.ascend, amct_pytorch.export; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

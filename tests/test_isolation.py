@@ -241,6 +241,7 @@ def test_attributes_of_a_script_are_put_back() -> None:
     assert (model[0].calls, model[0].sizes, float(model[0].steps)) == (0, [1], 0.0)
 
 
+@pytest.mark.slow
 def test_ten_thousand_modules_take_no_time_to_speak_of() -> None:
     model = nn.Sequential(conv(), *(nn.ReLU() for _ in range(10_000)))
     begin = time.perf_counter()

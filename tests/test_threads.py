@@ -49,7 +49,7 @@ class _Slow(TwoConvs):
         return result
 
 
-@pytest.mark.parametrize("mode", [None, "whiten", "reconstruct"])
+@pytest.mark.parametrize("mode", [None, "whiten", pytest.param("reconstruct", marks=pytest.mark.slow)])
 def test_threads_that_plan_one_model_get_the_same_plan_and_leave_it_in_its_mode(mode: Any) -> None:
     model = _Slow().train()
     check = snapshot(model)
