@@ -82,4 +82,5 @@ def kind_of(name: str) -> KernelKind:
 
 def recording() -> torch.profiler.profile:
     """A profiler of the device's activity alone, as recording the host's operators would slow it down further."""
-    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    # Without acc_events some releases warn of cycles that it does not have.
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True)
