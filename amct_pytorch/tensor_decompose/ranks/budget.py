@@ -22,9 +22,9 @@ class Budget:
     """How much of the model may be left, or how much its outputs may change: exactly one of these.
 
     Methods, ranks, and which layers are decomposed at all are chosen together, so that the expected damage is least
-    within the budget, or, with ``damage``, so that as much as possible is saved. It is exceeded only where calibration
-    in mode reconstruct finds that no input reaches a layer any more once those before it are decomposed: such a layer
-    is kept, with a warning.
+    within the budget, or, with ``damage``, so that as much as possible is saved. One of MACs or parameters is exceeded
+    only where calibration in mode reconstruct or refine finds that no input reaches a layer any more once those before
+    it are decomposed: such a layer is kept, with a warning.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ class Budget:
         its layer, and those that are not measurably faster are left out. The times are kept in the user's cache folder
         for this device and its settings, so that later plans take seconds. The model that is chosen is then timed as a
         whole, on a copy. Where it takes longer than expected, the times are rescaled by that and it is chosen again, up
-        to three times, and a warning says so if it is still too slow then. Where it is no faster than the original,
-        layers are put back until it is, or all are kept: both with a warning. On a machine too busy to choose by times
-        planning ends with an error that says so.
+        to three times, and a warning says so if it is still more than 2 % over the budget then. Where it is no faster
+        than the original, layers are put back until it is, or all are kept: both with a warning. On a machine too busy
+        to choose by times planning ends with an error that says so.
     backend
         For latency, where to measure: a name of `amct_pytorch.backend.list_backends`, or a `Backend`. By default the
         device that the model lies on.
