@@ -1,0 +1,1 @@
+"""The command line, `amct-decompose`. It comes with the extra `cli`."""
