@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from amct_pytorch._measure.kernel_summary import KernelProfile, KernelSummary
 from amct_pytorch._report.marks import marked, marked_split, tone_of
 from amct_pytorch._report.name_patterns import patterns_of
 from amct_pytorch._report.table import Column, Table
@@ -34,7 +37,7 @@ from amct_pytorch.tensor_decompose.model.spec import LayerSpec
 from amct_pytorch.tensor_decompose.plan.reasons import common_reasons
 
 from .models import TwoConvs, conv, image
-from .test_reports import columns_of
+from .test_reports import _BENCHMARK, _VALIDATION, columns_of
 
 # Names
 
@@ -346,6 +349,62 @@ def test_no_row_of_a_plan_wraps_and_the_split_stays(
     if width >= 80:
         assert "MACs" in lines[rule - 1]
         assert "weight error" in lines[rule - 1]
+
+
+_PROFILE = KernelProfile(
+    *(KernelSummary(1e-3, 5e-4, True, 8, {"convolution": 4e-4, "other": 1e-4}, ("TF32",), {"strange": 1e-4}),) * 2
+)
+
+
+def _benchmarked(names: list[str]) -> list[Table]:
+    (run,) = _BENCHMARK.runs
+    layers = tuple(dataclasses.replace(run.layers[0], name=name, profile=_PROFILE) for name in names)
+    return dataclasses.replace(_BENCHMARK, runs=(dataclasses.replace(run, layers=layers),)).tables()
+
+
+def _validated(names: list[str]) -> list[Table]:
+    (run,) = _VALIDATION.runs
+    layers = tuple(dataclasses.replace(run.layers[0], name=name, verdict="right") for name in names)
+    return dataclasses.replace(_VALIDATION, runs=(dataclasses.replace(run, layers=layers),)).tables()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("names", [_YOLO, _RESNET], ids=["yolo", "resnet"])
+@pytest.mark.parametrize(
+    ("tables_of", "most_important"),
+    [(_benchmarked, {40: "speed-up", 80: "verdict", 120: "MACs"}), (_validated, {40: "verdict", 80: "device error"})],
+)
+def test_no_row_of_a_measurement_wraps_and_what_is_most_important_stays(
+    tables_of: Callable[[list[str]], list[Table]],
+    most_important: dict[int, str],
+    names: list[str],
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = tables_of(names)
+    for table in filter(lambda table: table.rows, tables):
+        lines = as_text([table], width).split("\n")
+        assert drawn([table], width, monkeypatch) == lines
+        assert max(map(columns_of, lines)) <= width
+        rule = next(number for number, line in enumerate(lines) if line.startswith("──"))
+        assert not lines[rule + 1 + len(table.rows)]
+        ends = [line.split()[0][-10:] for line in lines[rule + 1 : rule + 1 + len(table.rows)]]
+        assert ends == [row[0].split()[0][-10:] for row in table.rows]
+        if table.title != "Kernels":
+            for heading in (heading for least, heading in most_important.items() if least <= width):
+                assert heading in lines[rule - 1]
+
+
+def test_a_benchmark_says_how_busy_the_machine_was() -> None:
+    (run,) = _BENCHMARK.runs
+    shares = (0.97, None, 0.91)
+    comparisons = [dataclasses.replace(run.model, cpu_share=share) for share in shares]
+    layers = tuple(dataclasses.replace(run.layers[0], comparison=one) for one in comparisons[:2])
+    loaded = dataclasses.replace(run, model=comparisons[2], layers=layers)
+    text = dataclasses.replace(_BENCHMARK, runs=(loaded,)).text(200)
+    assert "float32, batch 8, eager, CPU share 91%: threads 2" in text
+    assert "CPU share: what the process got of the CPU time that it could use" in text
+    assert "CPU share" not in _BENCHMARK.text(200)
 
 
 # Terminals
