@@ -8,6 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ from amct_pytorch.tensor_decompose import (
     FixedRank,
     LayerPlan,
     RatioRank,
+    load_plan,
     plan_decomposition,
 )
+from amct_pytorch.tensor_decompose.methods import register_method, registry
+from amct_pytorch.tensor_decompose.methods.separable import Separable
 from amct_pytorch.tensor_decompose.model.spec import LayerSpec
 from amct_pytorch.tensor_decompose.plan.reasons import common_reasons
 
@@ -64,7 +68,9 @@ def expanded(pattern: str) -> list[str]:
         ([f"h.{n}.{p}_proj" for n in range(12) for p in "qkv"], ["h.{0..11}.[qkv]_proj"]),
         ([f"h.{n}.out" for n in (0, 1, 2, 5, 10, 11)], ["h.{0..2,5,10,11}.out"]),
         (["a.q_proj", "a.out_proj"], ["a.{q,out}_proj"]),
-        (["conv", "conv1"], ["conv{,1}"]),
+        (["conv", "conv1"], ["conv", "conv1"]),
+        (["a.conv", "a.conv1"], ["a.conv{,1}"]),
+        (["12", "14", "9", "stem"], ["{9,12,14}", "stem"]),
         (["b.01", "b.1"], ["b.{01,1}"]),
         (["model.22.cv2.0.0.conv", "model.22.cv3.0.0.conv"], ["model.22.cv[23].0.0.conv"]),
         (["x[0]", "x[1]", "y{a}", "z,1", "z,2"], ["x[0]", "x[1]", "y{a}", "z,1", "z,2"]),
@@ -229,17 +235,42 @@ def test_the_header_says_what_was_planned_and_how() -> None:
     )
 
 
-class ShapeRank(RatioRank):
+class LongRank(RatioRank):
     """A policy of a user's own with a long description."""
 
     def __repr__(self) -> str:
-        return f"ShapeRank({'x' * 100})"
+        return f"LongRank({'x' * 100})"
+
+
+class BrokenRank(RatioRank):
+    """A policy of a user's own that has no description."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
 
 
 def test_a_long_or_missing_description_of_a_policy_is_left_to_its_class() -> None:
-    for policy in (ShapeRank(), FixedRank({"conv1": 16, "re:conv2|stem|a_long_pattern_of_names": 16})):
+    for policy in (LongRank(), BrokenRank(), FixedRank({"conv1": 16, "re:conv2|stem|a_long_pattern_of_names": 16})):
         plan = plan_decomposition(TwoConvs(), DecompositionConfig(rank=policy))
         assert f"ranks by {type(policy).__name__}, multiples" in str(plan.settings)
+
+
+def test_a_plan_by_a_method_that_is_not_installed_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nowhere(Separable):
+        name = "nowhere"
+
+        def unadvised(self, layer: LayerSpec) -> str | None:
+            return "it is never split"
+
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    register_method(Nowhere())
+    plan = plan_decomposition(TwoConvs(), DecompositionConfig(method="nowhere"))
+    assert "kept: 3 layers, it is never split (rule amct): stem, conv[12]." in plan.text(100)
+    plan.save(tmp_path / "plan.pt")
+    monkeypatch.setattr(registry, "_METHODS", {})
+    loaded = load_plan(tmp_path / "plan.pt")
+    assert "kept: 3 layers, it is never split: stem, conv[12]." in loaded.text(100)
+    assert "reason: it is never split" in str(loaded.explain())
 
 
 def test_words_for_debugging_and_neighbours_are_in_the_explanation_alone() -> None:
