@@ -13,6 +13,7 @@ from . import streams
 from .command import Command, running
 from .exit_codes import MEANINGS, ExitCode, code_of
 from .plan import plan
+from .report import report
 from .session import print_error
 from .verb import add_verb
 
@@ -36,6 +37,7 @@ def _print_version(wanted: bool) -> None:
 
 # A verb is a line here: its function, from the module of its name, and the heading that it stands under in --help.
 add_verb(app, plan, "Decompose")
+add_verb(app, report, "Report")
 
 
 @app.callback()
