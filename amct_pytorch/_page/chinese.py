@@ -7,8 +7,8 @@ CHINESE: dict[str, str] = {
     "title": "张量分解报告",
     "contents": "目录",
     "footer": (
-        "由 amct_pytorch {version} 生成。除单次计时样本外，本页全部数据均以 JSON 形式内嵌于类型为 "
-        "application/json 的 script 元素中。"
+        "由 amct_pytorch {version} 生成。本页数据以 JSON 形式（六位有效数字）内嵌于类型为 application/json 的 "
+        "script 元素中；权重与单次计时样本见生成本页的各文件。"
     ),
     # cards
     "summary": "概览",

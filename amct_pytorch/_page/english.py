@@ -7,8 +7,8 @@ ENGLISH: dict[str, str] = {
     "title": "Decomposition report",
     "contents": "Contents",
     "footer": (
-        "Written by amct_pytorch {version}. All data of this page are in it as JSON, in script elements of "
-        "the type application/json, but for the single samples of times."
+        "Written by amct_pytorch {version}. The data of this page are in it as JSON, to six digits, in script "
+        "elements of the type application/json; weights and single times are in the files it was made from."
     ),
     # cards
     "summary": "Summary",
