@@ -23,8 +23,8 @@ def data_of(reports: Sequence[Report]) -> dict[str, Any]:
     """What each report holds as plain data, by the name of its format, with a number after it from the second on.
 
     Numbers that are not whole have six significant digits. Layers and evaluations are objects of lists, a column for
-    each field, which take a third of the room: ``pandas.DataFrame(data["plan"]["layers"])``. Fields of fields are columns with a dot in their name:
-    ``"spec.in_channels"``; what is missing is null.
+    each field, which take a third of the room: ``pandas.DataFrame(data["plan"]["layers"])``. Fields of fields are
+    columns with a dot in their name, ``"spec.in_channels"``; what is missing is null.
 
     Parameters
     ----------
