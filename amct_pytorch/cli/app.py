@@ -17,6 +17,7 @@ from .exit_codes import MEANINGS, ExitCode, code_of
 from .export import export
 from .plan import plan
 from .rebuild import rebuild
+from .report import report
 from .run import run
 from .search import search
 from .session import print_error
@@ -50,6 +51,7 @@ add_verb(app, devices, "On a device")
 add_verb(app, validate, "On a device")
 add_verb(app, bench, "On a device")
 add_verb(app, export, "On a device")
+add_verb(app, report, "Report")
 
 
 @app.callback()

@@ -17,6 +17,7 @@ SEARCH, JOURNAL = "search.json", "search.jsonl"
 VALIDATION, BENCHMARK, EXPORT, SCORES = "validation.json", "benchmark.json", "export.json", "scores.json"
 ONNX, ASCEND = "model.onnx", "ascend"
 RUN = "run.json"
+REPORT = "report.html"
 
 UNFINISHED_SEARCH = frozenset({JOURNAL, f"{JOURNAL}.plan"})
 """What a search that was interrupted leaves, and the same command goes on from."""
