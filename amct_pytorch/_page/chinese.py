@@ -25,6 +25,9 @@ CHINESE: dict[str, str] = {
     "of_layers": "统计范围为下表所列各层",
     "of_plan": "相对原模型的用时，为满足预算而在 {device} 上实测",
     "of_model": "统计范围为整个模型",
+    "little_cpu": "进程仅获得其可用 CPU 时间的 {share}",
+    "comma": "，",
+    "points": "个百分点",
     "withheld": "不作结论：{why}",
     # search
     "search": "精度与开销",
@@ -80,16 +83,16 @@ CHINESE: dict[str, str] = {
     "speed": "{device} 上的性能",
     "whole_model": "整个模型",
     "batch": "批大小 {size}",
-    "compiled": "图编译模式",
-    "eager": "单算子模式",
+    "compiled": "编译模式",
+    "eager": "eager 模式",
     "time_before": "原模型 / ms",
     "time_after": "分解后 / ms",
     "host_bound": "受限于主机侧",
-    "chain": "分解后的卷积核",
+    "chain": "替代它的链",
     "speed_up": "加速比",
-    "cpu_share": "CPU 占有率",
+    "cpu_share": "CPU 份额",
     "times_note": (
-        "时间为单次前向的中位数；加速比为成对比值的中位数及其 99 % 置信区间。CPU 占有率为计时期间进程实际获得"
+        "时间为单次前向的中位数；加速比为成对比值的中位数及其 99 % 置信区间。CPU 份额为计时期间进程实际获得"
         "的 CPU 时间占其可用时间的比例，低于 80 % 时不作结论。"
     ),
     "peak_memory": "内存峰值：{before} → {after}。",

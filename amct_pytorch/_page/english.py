@@ -25,6 +25,9 @@ ENGLISH: dict[str, str] = {
     "of_layers": "of the layers listed below",
     "of_plan": "of the original's time, measured for the budget on {device}",
     "of_model": "of the whole model",
+    "little_cpu": "the process got {share} of the CPU time that it could use",
+    "comma": ", ",
+    "points": "percentage points",
     "withheld": "Verdict withheld: {why}",
     # search
     "search": "Accuracy and cost",
@@ -64,7 +67,7 @@ ENGLISH: dict[str, str] = {
     "kept_layer": "kept",
     "method": "Method",
     "rank": "Rank",
-    "macs_change": "MACs saved",
+    "macs_change": "Change",
     "weight_error": "Weight error",
     "response_error": "Response error",
     "plain_error": "Unfitted error",

@@ -56,7 +56,7 @@ def _table(layers: Sequence[LayerPlan], words: Words, notes: tuple[str, ...]) ->
             Cell(_names(layer, words)),
             Cell("" if layer.spec is None else f"{layer.spec.kind} {layer.spec}"),
             Cell(words["decomposed" if layer.decompose else "kept_layer"]),
-            Cell((layer.mode or layer.method or "") if layer.decompose else ""),
+            Cell(_method(layer) if layer.decompose else ""),
             Cell(ranks(layer.ranks) if layer.decompose else "", float(sum(layer.ranks or ())) or None),
             *(_change(layer.macs, layer.macs_after, most, with_change=True) if has_macs else ()),
             *_change(layer.parameters, layer.parameters_after, largest),
@@ -66,6 +66,10 @@ def _table(layers: Sequence[LayerPlan], words: Words, notes: tuple[str, ...]) ->
         for layer in layers
     ]
     return Rows(words["layers_table"], tuple(columns), tuple(rows), (words["bars"], *notes))
+
+
+def _method(layer: LayerPlan) -> str:
+    return ", ".join(dict.fromkeys(filter(None, (layer.method, layer.mode))))
 
 
 def _names(layer: LayerPlan, words: Words) -> str:
