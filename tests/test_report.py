@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html.parser
 import json
+import math
 import re
 import shutil
 import sys
@@ -200,8 +201,9 @@ def test_both_languages_have_the_same_words_with_the_same_places_to_fill_in() ->
     places = re.compile(r"\{.*?\}")
     for key, text in english.items():
         assert sorted(places.findall(text)) == sorted(places.findall(chinese[key])), key
-    other = {key for key in english if re.search("[一-鿿]", english[key]) or not re.search("[一-鿿]", chinese[key])}
-    assert other == {"language", "cost_macs"} & other
+    in_chinese = re.compile("[一-鿿，：；]")
+    assert [key for key, text in english.items() if in_chinese.search(text)] == []
+    assert [key for key, text in chinese.items() if not in_chinese.search(text)] == ["language"]
 
 
 def test_both_languages_show_the_same_numbers(tmp_path: Path) -> None:
@@ -249,6 +251,12 @@ def test_a_figure_with_one_value_is_drawn(points: tuple[tuple[float, float], ...
         drawn = drawing(Figure(Axis("x", scale=scale), Axis("y"), (Series("one", points),)))  # type: ignore[arg-type]
         assert "nan" not in drawn
         assert Html(drawn).count("circle") == len(points) + 1  # one in the legend
+
+
+def test_a_level_that_is_not_finite_is_left_out() -> None:
+    points, levels = ((1.0, 2.0), (2.0, 3.0)), (Level("none", -math.inf), Level("some", 2.5))
+    drawn = drawing(Figure(Axis("x"), Axis("y"), (Series("one", points),), levels))
+    assert drawn == drawing(Figure(Axis("x"), Axis("y"), (Series("one", points),), levels[1:]))
 
 
 # Spectra

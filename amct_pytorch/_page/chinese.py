@@ -78,7 +78,9 @@ CHINESE: dict[str, str] = {
         "舍去。此处仅为权重本身的谱；依据校准数据选秩时，还会按该层输入加权。"
     ),
     "spectra_shown": "共 {all} 层，此处显示舍去能量最多的 {shown} 层。",
-    "spectrum_caption": "秩 {rank}（满秩 {full}），舍去能量 {left_out}",
+    "spectrum_caption": "{method}：{ranks}",
+    "semicolon": "；",
+    "spectrum_rank": "秩 {rank}（满秩 {full}），舍去能量 {left_out}",
     # benchmark
     "speed": "{device} 上的性能",
     "whole_model": "整个模型",

@@ -180,7 +180,9 @@ def _validated(run: DtypeValidation, words: Words) -> Rows:
             Cell(layer.mode),
             Cell(ranks(layer.ranks), float(sum(layer.ranks))),
             *(_in_exponents(layer.device_error), _in_exponents(layer.device_worst)),
-            Cell("" if math.isnan(layer.response_error) else f"{layer.response_error:.3f}", layer.response_error),
+            Cell("–")
+            if math.isnan(layer.response_error)
+            else Cell(f"{layer.response_error:.3f}", layer.response_error),
             Cell(verdict_in(layer.verdict, words)),
         )
         for layer in run.layers

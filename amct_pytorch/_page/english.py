@@ -85,7 +85,9 @@ ENGLISH: dict[str, str] = {
         "the layers' inputs."
     ),
     "spectra_shown": "Shown are the {shown} of {all} layers that leave out the most.",
-    "spectrum_caption": "rank {rank} of {full}, {left_out} of the energy left out",
+    "spectrum_caption": "{method}: {ranks}",
+    "semicolon": "; ",
+    "spectrum_rank": "rank {rank} of {full}, {left_out} of the energy left out",
     # benchmark
     "speed": "Speed on {device}",
     "whole_model": "whole model",
