@@ -89,7 +89,9 @@ def execute(arguments: Sequence[str] | None = None) -> int:
         streams.drop_output()
         return ExitCode.BROKEN_PIPE
     except _CommandLineError as error:
-        print(f"error: {error.format_message()}", file=sys.stderr)
+        message = error.format_message().strip()
+        if message:  # none where there were no arguments, and the help was printed
+            print(f"error: {message}", file=sys.stderr)
         return ExitCode.USAGE
     except KeyboardInterrupt as error:
         print_error(error)
