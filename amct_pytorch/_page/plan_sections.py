@@ -91,9 +91,7 @@ def _change(before: int | None, after: int | None, most: int, *, with_change: bo
     cell = Cell(text, float(before), Bar(before / most, after / most))
     if not with_change:
         return (cell,)
-    return cell, Cell(
-        "" if after == before else change_in_percent(before, after), (after - before) / before if before else 0.0
-    )
+    return cell, Cell(change_in_percent(before, after) if after != before else "", after / before if before else None)
 
 
 def _error(error: float | None) -> Cell:
