@@ -11,10 +11,8 @@ from collections.abc import Iterator
 
 import typer
 
+from .._report.characters import in_encoding
 from .exit_codes import ExitCode
-
-# Of our tables and of rich's, each as one character, so that columns stay aligned.
-_PLAIN = str.maketrans("×→←↓↑–—─━│·•…±‖²°µ", "x><v^----|.*~+|2ou")
 
 
 def prepare() -> None:
@@ -48,5 +46,4 @@ def reader_may_leave() -> Iterator[None]:
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    return lacking.translate(_PLAIN).encode("ascii", "replace").decode(), error.end
+    return in_encoding(error.object[error.start : error.end], "ascii"), error.end
