@@ -105,7 +105,7 @@ class ExportReport(JsonReport):
                 f"{check.max_difference:.1e}",
                 f"{check.mean_difference:.1e}",
                 f"{check.relative_difference:.1e}",
-                marked("right" if check.ok else f"wrong: expected at most {_TOLERANCE:.0e}"),
+                marked("right" if check.ok else f"wrong: expected at most {_TOLERANCE:.0e} relative"),
             )
             for check in self.checks
         )
