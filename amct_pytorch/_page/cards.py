@@ -1,4 +1,4 @@
-"""The cards at the top of the page; what was not measured has none."""
+"""The cards at the top of the page, each from a report and the words of a language; what was not measured has none."""
 
 from __future__ import annotations
 

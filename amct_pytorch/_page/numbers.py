@@ -1,4 +1,4 @@
-"""Numbers as text on the page."""
+"""Numbers as text on the page, where `amct_pytorch._report.units` has no text for them."""
 
 from __future__ import annotations
 
