@@ -34,7 +34,7 @@ CHINESE: dict[str, str] = {
     "tried": "已评估",
     "chosen": "选定",
     "original": "原模型",
-    "decomposed": "分解后",
+    "decomposed": "分解",
     "least_allowed": "允许下限",
     "cost_macs": "乘加运算量",
     "cost_parameters": "参数量",
@@ -69,7 +69,7 @@ CHINESE: dict[str, str] = {
     "weight_error": "权重误差",
     "response_error": "响应误差",
     "plain_error": "未拟合时",
-    "bars": "条形图：浅色为分解前，深色为分解后，均以最大的层为基准；误差为相对误差，满格为 1。",
+    "bars": "条形图：后层为分解前，前层为分解后，均以最大的层为基准；误差为相对误差，满格为 1。",
     "kept": "保留的层（按原因分组）",
     # spectra
     "spectra": "奇异值谱",

@@ -72,8 +72,8 @@ ENGLISH: dict[str, str] = {
     "response_error": "Response error",
     "plain_error": "Unfitted error",
     "bars": (
-        "Bars: the pale one is the layer as it was, the dark one as it is planned, both relative to the "
-        "largest layer; errors are relative, and full bars are 1."
+        "Bars: the one behind is the layer as it was, the one in front as it is planned, both relative to the "
+        "largest layer; errors are relative, and a full bar is 1."
     ),
     "kept": "Kept layers, by reason",
     # spectra

@@ -120,8 +120,9 @@ def _environment(reports: Sequence[Report], runs: Sequence[RunRecord], words: Wo
     devices = [report.device for report in reports if isinstance(report, BenchmarkReport | ValidationReport)]
     facts = [fact for device in devices for fact in _device(device, words)]
     for run in runs:
-        facts += [(words["device"], run.device), (words["began"], run.began)]
-        facts += [(words["duration"], f"{run.seconds:.0f} s"), *run.versions.items()]
+        if run.device not in [device.name for device in devices]:
+            facts.append((words["device"], run.device))
+        facts += [(words["began"], run.began), (words["duration"], f"{run.seconds:.0f} s"), *run.versions.items()]
     exports = [*_of(ExportReport, reports), *(report.model for report in _of(AscendReport, reports))]
     facts += [fact for export in exports for fact in export.versions.items()]
     return [Section("environment", words["environment"], (Facts(tuple(dict.fromkeys(facts))),))] if facts else []
