@@ -15,10 +15,12 @@ from ...errors import LayerError, listed, quoted, warn_user
 from ..methods.factoring import Factoring
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
+from ..methods.within_budget import OnData
 from ..model.spec import LayerSpec
 from .biases import bias_of, correctable_biases
 from .data import Calibration, LayerMode, mode_of_layers
-from .layer_fit import Fitted, fit, spectrum_on_data
+from .expected_errors import seen_through_data
+from .layer_fit import Fitted, fit
 from .moments import MomentSums, bytes_of_moments
 from .positions import positions_that_fit
 from .probes import influences
@@ -116,7 +118,12 @@ class _Fitting:
         effects = (
             influences(self.runs, self.factoring, self.report, self.processes) if self.factoring.has_budget else {}
         )
-        self.factoring.choose_by_data(lambda index, group: spectrum_on_data(group, sums[index]), effects, added_biases)
+
+        def seen(index: int, by_method: Mapping[str, WeightGroup]) -> dict[str, OnData]:
+            mode = self.modes[index] if self.factoring.has_budget else None
+            return seen_through_data(by_method, sums[index], mode)
+
+        self.factoring.choose_by_data(seen, effects, added_biases)
 
     def sums_to_choose_by(self, index: int) -> MomentSums:
         """Sums of what the first stage of a group sees; of whole patches where its method is still to be chosen."""

@@ -11,14 +11,14 @@ from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.workers import run_all
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
-from ..ranks.influence import PROPORTIONAL, Influence
+from ..ranks.error_curve import PROPORTIONAL, ErrorCurve
 from ..ranks.spectrum import Spectrum
 from .budget_choice import BudgetChoice
 from .candidates import chosen_at_equal_cost, ranks_to_try
 from .latencies import LatencyProof
 from .linalg import exact_matmul
 from .weight_group import Factors, WeightGroup
-from .within_budget import Weight
+from .within_budget import OnData, Weight
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
 _ALONE_FROM = 4096
@@ -148,16 +148,16 @@ class Factoring:
 
     def choose_by_data(
         self,
-        spectrum_on_data: Callable[[int, WeightGroup], Spectrum],
-        influences: Mapping[int, Influence],
+        seen_through_data: Callable[[int, Mapping[str, WeightGroup]], Mapping[str, OnData]],
+        influences: Mapping[int, ErrorCurve],
         added_biases: Mapping[int, int],
     ) -> None:
         """Choose what is undecided from spectra of the weights seen through data, then split the weights.
 
         Parameters
         ----------
-        spectrum_on_data
-            Gives the spectrum of the group of a number, with a method that may split it.
+        seen_through_data
+            Gives what is to be expected of the group of a number, by each method that may split it.
         influences
             By number of the group, how far errors of its response move the outputs, for a budget.
         added_biases
@@ -165,10 +165,8 @@ class Factoring:
         """
         which = self.undecided
 
-        def spectra(index: int) -> Spectra:
-            return {name: spectrum_on_data(index, group) for name, group in self._by_method[index].items()}
-
-        seen = self.share_out(spectra, which, silent)
+        expected = self.share_out(lambda index: seen_through_data(index, self._by_method[index]), which, silent)
+        seen = {index: {name: one.spectrum for name, one in found.items()} for index, found in expected.items()}
         if self._choice is not None:
             weights = {
                 index: Weight(
@@ -176,6 +174,7 @@ class Factoring:
                     seen[index],
                     influences.get(index, PROPORTIONAL),
                     added_biases[index],
+                    after_fit={name: one.after_fit for name, one in expected[index].items()},
                 )
                 for index in which
             }
