@@ -45,6 +45,26 @@ def identity_of(
     return {"model": _model(found), "settings": settings}
 
 
+def state_of(model: nn.Module) -> list[object]:
+    """What is equal before two plans if the model is the same for both: its modules, their attributes and tensors."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    tensors = [(name, str(tensor.dtype), str(tensor.device), _hash(tensor)) for name, tensor in named]
+    return [*tensors, *((name, id(module), _attributes(module)) for name, module in model.named_modules())]
+
+
+def _attributes(module: nn.Module) -> list[tuple[str, object]]:
+    """Attributes that are plain values, and which functions a module has for hooks or in place of its methods."""
+    found: list[tuple[str, object]] = []
+    for name, value in vars(module).items():
+        if isinstance(value, bool | int | float | str | tuple | torch.dtype | None):
+            found.append((name, repr(value)))
+        elif name.endswith("_hooks"):
+            found.append((name, [id(hook) for hook in value.values()]))
+        elif callable(value):
+            found.append((name, id(value)))
+    return found
+
+
 def _fields(name: str, part: Any) -> dict[str, str]:
     """The fields of a config or a calibration, in words."""
     if part is None:
