@@ -29,7 +29,7 @@ from amct_pytorch.tensor_decompose import (
     plan_decomposition,
 )
 from amct_pytorch.tensor_decompose.ranks.budget import most_within
-from amct_pytorch.tensor_decompose.ranks.influence import Influence
+from amct_pytorch.tensor_decompose.ranks.error_curve import ErrorCurve
 from amct_pytorch.tensor_decompose.ranks.knapsack import Option, least_cost, least_damage
 
 from .models import snapshot
@@ -75,8 +75,8 @@ def test_a_share_that_a_number_just_meets_allows_it(share: float, total: int, mo
 
 
 def test_a_larger_error_is_never_expected_to_do_less() -> None:
-    influence = Influence(((0.6, 0.1), (0.25, 0.2), (0.8, 0.4)))
-    damages = [influence.damage(error) for error in (0.0, 0.1, 0.25, 0.4, 0.6, 0.7, 0.8, 1.6)]
+    influence = ErrorCurve(((0.6, 0.1), (0.25, 0.2), (0.8, 0.4)))
+    damages = [influence.at(error) for error in (0.0, 0.1, 0.25, 0.4, 0.6, 0.7, 0.8, 1.6)]
     assert all(less <= more * (1 + 1e-12) for less, more in itertools.pairwise(damages))
     assert damages[1] == pytest.approx(0.08)
     assert damages[2] == pytest.approx(0.2)
@@ -296,6 +296,41 @@ def test_a_model_without_layers_to_split() -> None:
     assert not plan.layers
     with pytest.raises(ConfigError, match="the least is parameters=1, with 100.0% of the parameters in what cannot"):
         plan_decomposition(model, budget=Budget(parameters=0.5))
+
+
+def alike(count: int, seed: int) -> Tensor:
+    """Images whose 16 channels are mixed from 8, and whose neighbours resemble each other."""
+    generator = torch.Generator().manual_seed(seed)
+    sources = nn.functional.avg_pool2d(torch.randn(count, 8, 6, 6, generator=generator), 3, 1)
+    mixed = torch.randn(16, 8, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(count, 16, 4, 4, generator=generator)
+    return 3 * torch.einsum("cs,nshw->nchw", mixed, sources) + 0.1 * noise
+
+
+def test_what_a_fit_makes_up_for_decides_between_the_methods() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3))
+
+    def planned(method: str) -> DecompositionPlan:
+        return plan_decomposition(
+            model,
+            DecompositionConfig(method, rule="any", rank_multiple=2),
+            budget=Budget(macs=0.3),
+            calibration=Calibration(alike(128, 1).split(16), mode="refit"),
+            example_inputs=alike(1, 2),
+        )
+
+    def error(plan: DecompositionPlan) -> float:
+        assert plan.outcome is not None
+        assert plan.outcome.output_error is not None
+        return plan.outcome.output_error
+
+    chosen = planned("auto")
+    # Before the fit the separable split seems to lose least, and Tucker-2 does after it.
+    assert error(chosen) <= min(error(planned("separable")), error(planned("tucker2")))
+    expected = re.search(r"expected damage ([\d.]+)\.", chosen.budget)
+    assert expected is not None
+    assert float(expected[1]) == pytest.approx(error(chosen), rel=0.1)
 
 
 def test_too_little_memory_for_the_moments_of_whole_patches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -222,6 +224,97 @@ def test_the_score_may_be_anything_that_is_a_number() -> None:
 def test_calibrated_plans_are_searched_through() -> None:
     found = search(Sized(), calibration=Calibration([INPUTS, INPUTS + 1]), evaluations=3)
     assert any(layer.fit is not None for layer in found.plan.layers)
+
+
+def counted(forwards: list[nn.Module]) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+    """A forward for calibration that notes the model it is called with."""
+
+    def forward(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        forwards.append(model)
+        output: torch.Tensor = model(batch)
+        return output
+
+    return forward
+
+
+MIXED = DecompositionConfig(method="auto", rule="any", rank_multiple=3)
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(4, 12, 3, bias=False), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Flatten())
+
+
+def searched(model: nn.Module, score: Callable[[nn.Module], float], **settings: Any) -> SearchResult:
+    given = {"minimise": "parameters", "config": MIXED, "evaluations": 4, "drop": 0.0}
+    return search_decomposition(model, score, **given, **settings)
+
+
+def assert_planned_as_alone(found: SearchResult, model: nn.Module, calibration: Calibration | None) -> None:
+    alone = plan_decomposition(model, MIXED, budget=Budget(parameters=found.chosen.share), calibration=calibration)
+    assert [layer.ranks for layer in found.plan.layers] == [layer.ranks for layer in alone.layers]
+    for layer, other in zip(found.plan.layers, alone.layers, strict=True):
+        assert (layer.method, layer.reason, layer.error) == (other.method, other.reason, other.error)
+        assert all(map(torch.equal, layer.factors, other.factors))
+        assert (layer.bias is None) == (other.bias is None)
+        assert layer.bias is None or torch.equal(layer.bias, other.bias)
+    assert found.plan.outcome == alone.outcome
+    assert any(layer.decompose for layer in found.plan.layers)
+
+
+@pytest.mark.parametrize("mode", [None, "whiten", "refit", "reconstruct"])
+def test_plans_of_a_search_are_to_the_last_bit_those_made_alone(mode: Any) -> None:
+    images = torch.randn(64, 4, 7, 7, generator=torch.Generator().manual_seed(2))
+    calibration = None if mode is None else Calibration(images.split(8), mode=mode)
+    model = convolutions()
+    whole = parameters(model)
+    found = searched(model, lambda one: min(1.0, parameters(one) / (0.3 * whole)), calibration=calibration)
+    assert_planned_as_alone(found, model, calibration)
+
+
+def test_the_original_sees_the_batches_once_for_all_plans_of_a_search() -> None:
+    images = torch.randn(64, 4, 7, 7, generator=torch.Generator().manual_seed(2))
+
+    def forwards(evaluations: int) -> int:
+        seen: list[nn.Module] = []
+        calibration = Calibration(images.split(8), forward=counted(seen), mode="refit")
+        given = {"minimise": "parameters", "config": MIXED, "drop": 0.0}
+        search_decomposition(convolutions(), lambda one: 1.0, calibration=calibration, evaluations=evaluations, **given)  # type: ignore[arg-type]
+        return len(seen)
+
+    one, two = forwards(2), forwards(3)
+    # The first plan takes the pass over seven batches, and the runs that show how far each layer moves the outputs.
+    assert two - one < one - 7
+
+
+def test_a_model_that_is_changed_during_a_search_is_planned_for_as_it_is_then() -> None:
+    images = torch.randn(64, 4, 7, 7, generator=torch.Generator().manual_seed(2))
+    calibration = Calibration(images.split(8), mode="refit")
+    model = convolutions()
+    whole, calls = parameters(model), 0
+
+    def score(one: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            with torch.no_grad():
+                model[2].weight.mul_(torch.linspace(0.1, 2, 12)[:, None, None, None])  # type: ignore[operator, union-attr]
+        return min(1.0, parameters(one) / (0.4 * whole))
+
+    found = searched(model, score, calibration=calibration)
+    assert found.chosen is not found.evaluations[1]
+    assert_planned_as_alone(found, model, calibration)
+
+
+def test_a_search_keeps_nothing() -> None:
+    images = torch.randn(64, 4, 7, 7, generator=torch.Generator().manual_seed(2))
+    model = convolutions()
+    found = searched(model, lambda one: 1.0, calibration=Calibration(images.split(8), mode="refit"))
+    kept = weakref.ref(model)
+    del model
+    gc.collect()
+    assert kept() is None
+    assert found.plan.layers
 
 
 # What is left as it was.

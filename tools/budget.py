@@ -46,7 +46,7 @@ from amct_pytorch.tensor_decompose.calibration.data import Mode
 from amct_pytorch.tensor_decompose.methods import budget_choice
 from amct_pytorch.tensor_decompose.methods.candidates import Candidate
 from amct_pytorch.tensor_decompose.methods.within_budget import Weight, chosen_within
-from amct_pytorch.tensor_decompose.ranks.influence import PROPORTIONAL
+from amct_pytorch.tensor_decompose.ranks.error_curve import PROPORTIONAL
 
 from digits import WEIGHTS_PATH, accuracy, load_digits_tensors, load_pretrained
 from pretrained import DETECTORS

@@ -28,7 +28,7 @@ from .._run.isolation import untouched_generators
 from .._run.placement import backend_of, memory_errors_named, placed_inputs, placed_model, released
 from .._run.progress import ProgressFunction
 from ..errors import AmctWarning, ConfigError, DeviceError, quoted
-from ..tensor_decompose.methods.candidates import ranks_to_time
+from ..tensor_decompose.methods.candidates import ranks_to_measure
 from ..tensor_decompose.methods.latencies import Latencies, LayerLatency, Measured, Ranks
 from ..tensor_decompose.methods.weight_group import WeightGroup
 from ..tensor_decompose.model.replace import Replacement, replaced
@@ -201,7 +201,7 @@ class DeviceStopwatch:
 
         shares: dict[tuple[str, Ranks], float] = {}
         for name, group in by_method.items():
-            path = ranks_to_time(group)
+            path = ranks_to_measure(group)
             if path:
                 step = _step(measure(group, path[0]).before / most)
                 found = worth_splitting_at(path, functools.partial(measure, group), step)

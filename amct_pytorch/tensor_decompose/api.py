@@ -14,6 +14,7 @@ from torch import nn
 from .._run.interrupts import interrupts_deferred
 from .._run.process_group import ProcessGroup, joined_processes
 from .._run.progress import ProgressFunction, reporting
+from .._run.reuse import Reuse
 from .._run.turns import one_at_a_time
 from .._storage.reading import read_text
 from ..errors import (
@@ -36,6 +37,7 @@ from .model.layers import Survey, check_model, slots, survey
 from .model.replace import replaced
 from .model.spec import LayerSpec, kinds_named
 from .name_rules import check_keys_name_layers
+from .plan.agreement import check_alike
 from .plan.apply import apply_plan, checked_path
 from .plan.listed import axes_in_use, is_listed
 from .plan.log import log_chosen, log_rebuilt, warn_if_none
@@ -94,10 +96,11 @@ def auto_decomposition(
         place = checked_path(decompose_info_path, processes)
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
-        _check_alike(processes, "auto_decomposition", budget, calibration, example_inputs, decompose_info_path)
+        check_alike(processes, "auto_decomposition", budget, calibration, example_inputs, decompose_info_path)
         stopwatch = _stopwatch_for(found.model, budget, example_inputs)
         config = _config_for(config, budget, stopwatch)
-        plan = _plan(found, config, budget, calibration, example_inputs, progress, processes, stopwatch)
+        reuse = Reuse(memory=0)
+        plan = _plan(found, config, budget, calibration, example_inputs, progress, processes, stopwatch, reuse)
         result = apply_plan(plan.layers, found, place, processes)
         warn_if_none(plan.layers, found, config)
         return result
@@ -154,13 +157,27 @@ def plan_decomposition(
     AmctError
         One of its subclasses; see `amct_pytorch.errors`. Model and random generators are as they were.
     """
+    return planned(model, config, budget, calibration, example_inputs, progress, distributed, Reuse(memory=0))
+
+
+def planned(
+    model: nn.Module,
+    config: DecompositionConfig | None,
+    budget: Budget | None,
+    calibration: Calibration | None,
+    example_inputs: object,
+    progress: bool | ProgressFunction,
+    distributed: bool | datetime.timedelta,
+    reuse: Reuse,
+) -> DecompositionPlan:
+    """As `plan_decomposition`, with what plans for other budgets have found out, if the model is the same still."""
     with one_at_a_time(), interrupts_deferred(second_at_once=True), joined_processes(distributed) as processes:
         found = survey(model)
         _check_settings(config, budget, calibration, example_inputs)
-        _check_alike(processes, "plan_decomposition", budget, calibration, example_inputs)
+        check_alike(processes, "plan_decomposition", budget, calibration, example_inputs)
         stopwatch = _stopwatch_for(found.model, budget, example_inputs)
         config = _config_for(config, budget, stopwatch)
-        return _plan(found, config, budget, calibration, example_inputs, progress, processes, stopwatch)
+        return _plan(found, config, budget, calibration, example_inputs, progress, processes, stopwatch, reuse)
 
 
 def _check_settings(config: object, budget: object, calibration: object, example_inputs: object) -> None:
@@ -190,40 +207,6 @@ def _check_settings(config: object, budget: object, calibration: object, example
             f"budget: {budget} chooses the ranks of all layers: leave out rank in the config and its rules; to keep "
             "a layer, give it the rule False"
         )
-
-
-def _check_alike(
-    processes: ProcessGroup,
-    function: str,
-    budget: Budget | None,
-    calibration: Calibration | None,
-    example_inputs: object,
-    decompose_info_path: object = None,
-) -> None:
-    """Check that every process has called the same function, with settings that lead to the same steps.
-
-    Raises
-    ------
-    ConfigError
-        One has not; it is raised in all.
-    """
-    fitted = "None"
-    if isinstance(calibration, Calibration):
-        fitted = f"mode={quoted(calibration.mode)}, add_bias={calibration.add_bias}, memory={calibration.memory}"
-    own = {
-        "the function called": function,
-        "budget": repr(budget),
-        "calibration": fitted,
-        "example_inputs": "None" if example_inputs is None else "given",
-        "decompose_info_path": "None" if decompose_info_path is None else "given",
-    }
-    for number, other in enumerate(processes.gather(own)):
-        for what, found in other.items():
-            if found != own[what]:
-                raise ConfigError(
-                    f"{what} differs between the processes of the group: {found} in process {number}, {own[what]} in "
-                    f"process {processes.index}: give all of them the same, or distributed=False"
-                )
 
 
 def _stopwatch_for(model: nn.Module, budget: Budget | None, example_inputs: object) -> Stopwatch | None:
@@ -257,13 +240,14 @@ def _plan(
     progress: bool | ProgressFunction,
     processes: ProcessGroup,
     stopwatch: Stopwatch | None,
+    reuse: Reuse,
 ) -> DecompositionPlan:
     # A rule may well name a layer that an earlier call has decomposed.
     known = [*(name for layer in found.layers if is_listed(layer, config) for name in layer.names), *found.chains]
     for text in check_keys_name_layers(config.named_layers(), known, kinds_named(axes_in_use(config))):
         warn_user(text)
     with reporting(progress, "decompose") as report:
-        plan = make_plan(found, config, budget, calibration, example_inputs, report, processes, stopwatch)
+        plan = make_plan(found, config, budget, calibration, example_inputs, report, processes, stopwatch, reuse)
     log_chosen(plan.budget)
     return plan
 

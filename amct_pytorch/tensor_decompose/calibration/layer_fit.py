@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ..methods.weight_group import Factors, WeightGroup
 from ..model.compose import composed_weight, relative_error, ungrouped
-from ..ranks.spectrum import Spectrum
 from .biases import bias_of
 from .chain_fit import ChainFit, Start, fit_chain
 from .data import LayerMode
 from .least_squares import adapted_kernel
 from .moments import MomentSums
-from .stage_kernels import first_stage_offsets, prefix_offsets, seen_by_prefix
+from .stage_kernels import prefix_offsets, seen_by_prefix
 from .whitening import Root, shrunk_root
 
 
@@ -93,12 +92,6 @@ class Fitted:
     def unfitted(cls, group: WeightGroup, plain: Factors, note: str) -> Fitted:
         """The plain split."""
         return cls(plain, plain, (None,) * len(group.layers), Fit("plain", note=note))
-
-
-def spectrum_on_data(group: WeightGroup, sums: MomentSums) -> Spectrum:
-    """The spectrum of the weight seen through the layer's inputs; the sums are not used up."""
-    total, halves = sums.seen_by_first(first_stage_offsets(group))
-    return group.spectrum(shrunk_root(total, halves).root).keeping([0] * len(group.method.full_ranks(group.spec)))
 
 
 def fit(

@@ -98,9 +98,21 @@ def refit(
         Of the last stage.
     """
     start = last.flatten(1)
+    ridge, expected = ridge_expected(prefix, last, offsets, total, halves, groups)
+    if math.isinf(ridge):
+        return Refit(last, ridge, expected)
+    step = _Problem.of(prefix, start, offsets, total, groups).step(ridge)
+    return Refit((start + step).reshape(last.shape), ridge, expected)
+
+
+def ridge_expected(
+    prefix: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments], groups: int = 1
+) -> tuple[float, float]:
+    """The ridge that `refit` chooses, and the error that it expects on other data; see `Refit`."""
+    start = last.flatten(1)
     begin = total.error(composed(prefix, ungrouped(last, groups), offsets))
     if begin <= total.rounding or min(half.weight for half in halves) == 0:
-        return Refit(last, math.inf, begin)
+        return math.inf, begin
     problems = [_Problem.of(prefix, start, offsets, half, groups) for half in halves]
     weight = sum(half.weight for half in halves)
     ridges = (*_RIDGES, math.inf)
@@ -109,9 +121,7 @@ def refit(
         for index, change in enumerate(fitted_on.changes_on(other, ridges)):
             errors[index] += half.weight / weight * (other.begin + change)
     least = min(range(len(ridges)), key=errors.__getitem__)
-    ridge = ridges[least]
-    step = _Problem.of(prefix, start, offsets, total, groups).step(ridge)
-    return Refit((start + step).reshape(last.shape), ridge, max(0.0, errors[least]))
+    return ridges[least], max(0.0, errors[least])
 
 
 def refit_last_two(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
@@ -11,15 +13,19 @@ from ..._run.intercept import Forward, acting
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.tensors import is_finite
-from ...errors import LayerError, listed, quoted, warn_user
+from ...errors import LayerError, quoted
 from ..methods.factoring import Factoring
 from ..methods.linalg import exact_matmul
 from ..methods.weight_group import WeightGroup
+from ..methods.within_budget import OnData
 from ..model.spec import LayerSpec
+from .affordable import affordable_modes, unaffordable
 from .biases import bias_of, correctable_biases
-from .data import Calibration, LayerMode, mode_of_layers
-from .layer_fit import Fitted, fit, spectrum_on_data
-from .moments import MomentSums, bytes_of_moments
+from .data import mode_of_layers
+from .expected_errors import seen_through_data
+from .few_data import warn_of_few_data
+from .layer_fit import Fitted, fit
+from .moments import MomentSums
 from .positions import positions_that_fit
 from .probes import influences
 from .recorder import LayerRecorder
@@ -31,10 +37,10 @@ from .trial_chains import chains_for
 
 # Of an iterable that does not say its length: a usual number of batches.
 _USUAL_BATCHES = 8
-# With fewer samples for an unknown than this the fit is mostly guesswork.
-_FEW_SAMPLES = 2
 # What a plan says of a layer that no batch reaches.
 _IDLE = "the calibration batches never reach it"
+# What the recording is kept by for further plans.
+_RECORDING = "recording"
 
 Recorders = dict[int, list[LayerRecorder]]
 """By number of the weight group, a recorder for each of its layers."""
@@ -76,11 +82,30 @@ def fit_to_data(
         for layer, module, number in zip(group.layers, group.modules, numbers, strict=True):
             if number is not None and not is_finite(bias_of(module)):
                 raise LayerError(f"layer {quoted(layer.names[0])}: expected a finite bias, found NaN or infinity in it")
-    factoring.choose_before_data(_unaffordable(groups, factoring.open_methods, runs.calibration.memory))
+    factoring.choose_before_data(unaffordable(groups, factoring.open_methods, runs.calibration.memory))
     fitting = _LayerAfterLayer if mode_of_layers(runs.calibration.mode) == "reconstruct" else _AllAtOnce
     fitted = fitting(runs, factoring, biases, report, processes).fit()
-    _warn(groups, fitted)
+    warn_of_few_data(groups, fitted)
     return refine(runs, groups, fitted, report, processes) if runs.calibration.mode == "refine" else fitted
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What the original was seen to do on the batches.
+
+    Attributes
+    ----------
+    sums
+        By number of the weight group, of what its layers see, where that is summed up.
+    recorders
+        Of all layers, with the responses that they keep.
+    order
+        The groups in the order in which they first run; those that run in other processes only are last.
+    """
+
+    sums: dict[int, MomentSums]
+    recorders: Recorders
+    order: list[int]
 
 
 class _Fitting:
@@ -99,7 +124,7 @@ class _Fitting:
         self.groups = factoring.groups
         # Those that a choice is still open for may be wanted.
         self.candidates = sorted({*factoring.wanted, *factoring.undecided})
-        self.modes, self.notes = _affordable(self.groups, self.candidates, runs.calibration)
+        self.modes, self.notes = affordable_modes(self.groups, self.candidates, runs.calibration)
 
     def choose_by_data(self, sums: Mapping[int, MomentSums]) -> None:
         """Choose the ranks that depend on the data, from the moments of what the original layers see."""
@@ -113,10 +138,14 @@ class _Fitting:
             )
             for index in open_
         }
-        effects = (
-            influences(self.runs, self.factoring, self.report, self.processes) if self.factoring.has_budget else {}
+
+        def seen(index: int, by_method: Mapping[str, WeightGroup]) -> dict[str, OnData]:
+            mode = self.modes[index] if self.factoring.has_budget else None
+            return seen_through_data(by_method, sums[index], mode)
+
+        self.factoring.choose_by_data(
+            seen, lambda: influences(self.runs, self.factoring, self.report, self.processes), added_biases
         )
-        self.factoring.choose_by_data(lambda index, group: spectrum_on_data(group, sums[index]), effects, added_biases)
 
     def sums_to_choose_by(self, index: int) -> MomentSums:
         """Sums of what the first stage of a group sees; of whole patches where its method is still to be chosen."""
@@ -147,14 +176,36 @@ class _Fitting:
             for index in self.candidates
         }
 
-    def run_original(self, recorders: Recorders, forward_of: Callable[[LayerRecorder], Forward]) -> list[int]:
-        """Run the original on the batches, recording.
+    def recorded(
+        self, sums: Callable[[], dict[int, MomentSums]], forward_of: Callable[[LayerRecorder], Forward]
+    ) -> _Recording:
+        """What the original does on the batches; it runs unless that is known from an earlier plan.
 
-        Returns
-        -------
-        list of int
-            The groups in the order in which they first run; those that run in other processes only are last.
+        Parameters
+        ----------
+        sums
+            Gives the sums to add to, by number of the group.
+        forward_of
+            What records a call of a layer.
         """
+
+        def record() -> _Recording:
+            total = sums()
+            recorders = self.recorders(total)
+            order = self._run_original(recorders, forward_of)
+            for one in total.values():
+                one.pool(self.processes)
+            return _Recording(total, recorders, order)
+
+        return self.factoring.reuse.once(_RECORDING, record)
+
+    def own_sums(self, recording: _Recording, index: int) -> MomentSums:
+        """Those of a group, to be used up."""
+        sums = recording.sums[index]
+        return copy.deepcopy(sums) if self.factoring.reuse.keeps(_RECORDING) else sums
+
+    def _run_original(self, recorders: Recorders, forward_of: Callable[[LayerRecorder], Forward]) -> list[int]:
+        """Run the original on the batches, recording; see `_Recording.order`."""
         order: dict[int, None] = {}
 
         def noting(index: int, forward: Forward) -> Forward:
@@ -189,14 +240,14 @@ class _AllAtOnce(_Fitting):
     """One pass over the data for all layers."""
 
     def fit(self) -> dict[int, Fitted]:
-        sums = {
-            index: MomentSums(None) if self.modes[index] != "whiten" else self.sums_to_choose_by(index)
-            for index in self.candidates
-        }
-        recorders = self.recorders(sums)
-        order = self.run_original(recorders, lambda recorder: recorder.sum_up)
-        for total in sums.values():
-            total.pool(self.processes)
+        recording = self.recorded(
+            lambda: {
+                index: MomentSums(None) if self.modes[index] != "whiten" else self.sums_to_choose_by(index)
+                for index in self.candidates
+            },
+            lambda recorder: recorder.sum_up,
+        )
+        sums, recorders = recording.sums, recording.recorders
         self.choose_by_data(sums)
         wanted = self.factoring.wanted
 
@@ -208,7 +259,7 @@ class _AllAtOnce(_Fitting):
             return fit(
                 self.groups[index],
                 self.factoring.plain[index],
-                sums[index],
+                self.own_sums(recording, index),
                 self.biases[index],
                 self.modes[index],
                 self.notes[index],
@@ -216,7 +267,7 @@ class _AllAtOnce(_Fitting):
             )
 
         fitted = self.factoring.share_out(fit_one, wanted)
-        used = [index for index in order if index in fitted]
+        used = [index for index in recording.order if index in fitted]
         return rescale(self.runs, self.groups, fitted, recorders, used, self.report, self.processes)
 
 
@@ -224,12 +275,12 @@ class _LayerAfterLayer(_Fitting):
     """One pass with the original, then one for each layer in the order in which they run."""
 
     def fit(self) -> dict[int, Fitted]:
-        looking = {index: self.sums_to_choose_by(index) for index in self.factoring.undecided}
-        recorders = self.recorders(looking)
-        order = self.run_original(recorders, lambda recorder: recorder.record)
-        for total in looking.values():
-            total.pool(self.processes)
-        self.choose_by_data(looking)
+        recording = self.recorded(
+            lambda: {index: self.sums_to_choose_by(index) for index in self.factoring.undecided},
+            lambda recorder: recorder.record,
+        )
+        order, recorders = recording.order, recording.recorders
+        self.choose_by_data(recording.sums)
         wanted = self.factoring.wanted
         fitted = {index: self.unfitted(index) for index in wanted if index not in order}
         chains: dict[nn.Module, Forward] = {}
@@ -245,8 +296,9 @@ class _LayerAfterLayer(_Fitting):
         group, mode = self.groups[index], self.modes[index]
         sums = MomentSums(first_stage_offsets(group) if mode == "whiten" else None)
         self._see_inputs(recorders, sums, chains)
-        for recorder in recorders:
-            recorder.forget()  # it holds many responses
+        if not self.factoring.reuse.keeps(_RECORDING):
+            for recorder in recorders:
+                recorder.forget()  # it holds many responses
         sums.pool(self.processes)
 
         def found() -> Fitted:
@@ -291,56 +343,3 @@ class _LayerAfterLayer(_Fitting):
 
         with acting({**chains, **{recorder.module: seeing(recorder) for recorder in recorders}}):
             self.runs.fitting_pass(begin)
-
-
-def _affordable(
-    groups: Sequence[WeightGroup], candidates: Sequence[int], calibration: Calibration
-) -> tuple[dict[int, LayerMode], dict[int, str]]:
-    """The mode for every group, and why where it is not the one asked for."""
-    modes: dict[int, LayerMode] = dict.fromkeys(candidates, mode_of_layers(calibration.mode))
-    notes = dict.fromkeys(candidates, "")
-    if calibration.mode == "whiten":
-        return modes, notes
-    taken = 0
-    for index in sorted(candidates, key=lambda index: bytes_of_moments(groups[index].spec)):
-        needed = bytes_of_moments(groups[index].spec) + (taken if calibration.mode == "refit" else 0)
-        if needed > calibration.memory:
-            modes[index] = "whiten"
-            notes[index] = f"{calibration.mode} would take {_gib(needed)} of memory, over {_gib(calibration.memory)}"
-        else:
-            taken = needed
-    return modes, notes
-
-
-def _unaffordable(groups: Sequence[WeightGroup], which: Sequence[int], memory: int) -> list[int]:
-    """Those of these groups for whose moments of whole patches there is no memory."""
-    taken, left = 0, []
-    for index in sorted(which, key=lambda index: bytes_of_moments(groups[index].spec)):
-        taken += bytes_of_moments(groups[index].spec)
-        if taken > memory:
-            left.append(index)
-    return left
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"
-
-
-def _warn(groups: Sequence[WeightGroup], fitted: Mapping[int, Fitted]) -> None:
-    idle = [groups[index].name for index, one in sorted(fitted.items()) if one.fit.mode == "plain"]
-    if idle:
-        which = "which is kept" if len(idle) == 1 else "which are kept"
-        warn_user(f"the calibration batches never reach {listed(idle)}, {which}")
-    few = {
-        groups[index].name: one.fit.samples / one.fit.unknowns
-        for index, one in sorted(fitted.items())
-        if one.fit.samples and one.fit.samples < _FEW_SAMPLES * one.fit.unknowns
-    }
-    if few:
-        name = min(few, key=few.__getitem__)
-        needed = max(2, round(0.5 + _FEW_SAMPLES / few[name]))
-        warn_user(
-            f"too few calibration data for {listed(few)}: {few[name]:.2g} samples an unknown in "
-            f"{quoted(name)}, where {_FEW_SAMPLES} are the least to rely on: give {needed} times as many inputs, "
-            "or choose lower ranks"
-        )

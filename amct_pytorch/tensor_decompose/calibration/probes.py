@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..methods.factoring import Factoring
-from ..ranks.influence import PROPORTIONAL, Influence
+from ..ranks.error_curve import PROPORTIONAL, ErrorCurve
 from .evaluation import Candidates, judge_each_alone
 from .runs import Runs
 from .trial_chains import chains_for
@@ -16,7 +16,7 @@ _ITEMS = 8
 
 def influences(
     runs: Runs, factoring: Factoring, report: ProgressFunction, processes: ProcessGroup
-) -> dict[int, Influence]:
+) -> dict[int, ErrorCurve]:
     """The influence of every weight that is still to be chosen for.
 
     Each is split plainly at two ranks, a high and a low one, while all other layers are as they were.
@@ -49,5 +49,5 @@ def influences(
     found = {}
     for index, pairs in zip(probes, measured, strict=True):
         above_zero = tuple((error, output) for error, output in pairs if error and output)
-        found[index] = Influence(above_zero) if above_zero else PROPORTIONAL
+        found[index] = ErrorCurve(above_zero) if above_zero else PROPORTIONAL
     return found

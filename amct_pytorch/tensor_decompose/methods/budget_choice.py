@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
+from ..._run.reuse import Reuse
 from ..ranks.budget import Budget
 from .candidates import Candidate
 from .latencies import Latencies, Measured, Stopwatch
@@ -36,10 +37,12 @@ class BudgetChoice:
         self._budget, self._before, self._processes = budget, before, processes
         self._stopwatch, self._latencies = stopwatch, Latencies(0, (), "")
 
-    def time_layers(self, weights: Sequence[Mapping[str, WeightGroup]], report: ProgressFunction) -> None:
+    def time_layers(self, weights: Sequence[Mapping[str, WeightGroup]], report: ProgressFunction, reuse: Reuse) -> None:
         """Time the splits of all weights, where the budget is one of latency; see `Stopwatch.time_layers`."""
         if (stopwatch := self._stopwatch) is not None:
-            self._latencies = self._processes.from_first(lambda: stopwatch.time_layers(weights, report))
+            self._latencies = reuse.once(
+                "latencies", lambda: self._processes.from_first(lambda: stopwatch.time_layers(weights, report))
+            )
 
     def among(self, weights: Mapping[int, Weight]) -> Chosen:
         """The choice for these weights, which have the numbers that they were timed by; see `chosen_within`."""

@@ -89,8 +89,8 @@ def ranks_to_try(group: WeightGroup) -> list[tuple[int, ...]]:
     return list(itertools.product(*steps))
 
 
-def ranks_to_time(group: WeightGroup) -> list[tuple[int, ...]]:
-    """The ranks of a method among which those are sought that are worth timing, in ascending order.
+def ranks_to_measure(group: WeightGroup) -> list[tuple[int, ...]]:
+    """The ranks of a method among which a few are sought to be timed, or fitted, in ascending order.
 
     Of several ranks only those in about equal shares of the full ones, as each pair would cost a measurement. Those
     that would gain nothing are left out.

@@ -9,16 +9,17 @@ import torch
 
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
+from ..._run.reuse import Reuse
 from ..._run.workers import run_all
 from ..ranks.choose import Choice, RankRequest, choose_each_alone, rounding_decides
-from ..ranks.influence import PROPORTIONAL, Influence
+from ..ranks.error_curve import PROPORTIONAL, ErrorCurve
 from ..ranks.spectrum import Spectrum
 from .budget_choice import BudgetChoice
 from .candidates import chosen_at_equal_cost, ranks_to_try
 from .latencies import LatencyProof
 from .linalg import exact_matmul
 from .weight_group import Factors, WeightGroup
-from .within_budget import Weight
+from .within_budget import OnData, Weight
 
 # Side of the Gram matrix from which a layer is computed with nothing beside it: it works in over 0.2 GB.
 _ALONE_FROM = 4096
@@ -54,6 +55,8 @@ class Factoring:
         Those that share the work.
     choice
         For a budget, chooses the splits of all weights together; None where each has its own ranks.
+    reuse
+        What other plans of the model have found out.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class Factoring:
         groups: Sequence[WeightGroup],
         report: ProgressFunction,
         processes: ProcessGroup,
-        choice: BudgetChoice | None = None,
+        choice: BudgetChoice | None,
+        reuse: Reuse,
     ) -> None:
+        self.reuse = reuse
         self._report, self._processes, self._choice = report, processes, choice
         self.summary = ""
         """What was chosen for a budget, in words."""
@@ -81,7 +86,7 @@ class Factoring:
         ]
         self._costs = [sum(one.cost for one in alternatives.values()) for alternatives in self._by_method]
         if choice is not None:
-            choice.time_layers(self._by_method, report)
+            choice.time_layers(self._by_method, report, reuse)
         self._own = set(processes.mine(self._costs))
         self._spectra: dict[int, Spectra] = {}
         self.choices: dict[int, Choice] = {}
@@ -103,7 +108,8 @@ class Factoring:
 
     def look_at_weights(self, report: ProgressFunction | None = None) -> None:
         """Compute the spectra of every weight."""
-        self._spectra = self._spectra_of(range(len(self.groups)), report or silent)
+        found = self.reuse.once("spectra", lambda: self._spectra_of(range(len(self.groups)), report or silent))
+        self._spectra = dict(found)  # they go as they are used
 
     def choose_by_weights(self, which: Sequence[int]) -> None:
         """Choose the ranks of these groups from the spectra of their weights, then split them."""
@@ -148,39 +154,44 @@ class Factoring:
 
     def choose_by_data(
         self,
-        spectrum_on_data: Callable[[int, WeightGroup], Spectrum],
-        influences: Mapping[int, Influence],
+        seen_through_data: Callable[[int, Mapping[str, WeightGroup]], Mapping[str, OnData]],
+        influences: Callable[[], Mapping[int, ErrorCurve]],
         added_biases: Mapping[int, int],
     ) -> None:
         """Choose what is undecided from spectra of the weights seen through data, then split the weights.
 
         Parameters
         ----------
-        spectrum_on_data
-            Gives the spectrum of the group of a number, with a method that may split it.
+        seen_through_data
+            Gives what is to be expected of the group of a number, by each method that may split it.
         influences
-            By number of the group, how far errors of its response move the outputs, for a budget.
+            Gives by number of the group how far errors of its response move the outputs; called for a budget only.
         added_biases
             By number of the group, how many of its layers get a bias that they have not, for a budget.
         """
         which = self.undecided
 
-        def spectra(index: int) -> Spectra:
-            return {name: spectrum_on_data(index, group) for name, group in self._by_method[index].items()}
+        def expected() -> dict[int, Mapping[str, OnData]]:
+            return self.share_out(lambda index: seen_through_data(index, self._by_method[index]), which, silent)
 
-        seen = self.share_out(spectra, which, silent)
         if self._choice is not None:
-            weights = {
-                index: Weight(
-                    self._by_method[index],
-                    seen[index],
-                    influences.get(index, PROPORTIONAL),
-                    added_biases[index],
-                )
-                for index in which
-            }
-            self._choose_together(which, weights)
+
+            def weights() -> dict[int, Weight]:
+                moving = influences()
+                return {
+                    index: Weight(
+                        self._by_method[index],
+                        {name: one.spectrum for name, one in found.items()},
+                        moving.get(index, PROPORTIONAL),
+                        added_biases[index],
+                        after_fit={name: one.after_fit for name, one in found.items()},
+                    )
+                    for index, found in expected().items()
+                }
+
+            self._choose_together(which, self.reuse.once("weights seen through data", weights))
             return
+        seen = {index: {name: one.spectrum for name, one in found.items()} for index, found in expected().items()}
         asked = {
             index: self._spectra[index] if self._requests[index].ignores_calibration else seen[index] for index in which
         }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ...errors import BudgetError
 from ..ranks.budget import Budget, most_within
 from ..ranks.choose import Choice
-from ..ranks.influence import PROPORTIONAL, Influence
+from ..ranks.error_curve import PROPORTIONAL, ErrorCurve
 from ..ranks.knapsack import Option, least_cost, least_damage, undominated
 from ..ranks.spectrum import Spectrum
 from .candidates import Candidate, candidate_at, ranks_to_try
@@ -37,6 +37,22 @@ class ModelCost:
 
 
 @dataclass(frozen=True)
+class OnData:
+    """What is to be expected of the splits of a weight by one method, on data.
+
+    Attributes
+    ----------
+    spectrum
+        Of the weight seen through its inputs.
+    after_fit
+        What a fit to the data leaves of the errors that the spectrum lets expect.
+    """
+
+    spectrum: Spectrum
+    after_fit: ErrorCurve = PROPORTIONAL
+
+
+@dataclass(frozen=True)
 class Weight:
     """What a weight may become.
 
@@ -52,13 +68,17 @@ class Weight:
         How many of its layers get a bias that they have not.
     latency
         How long its layers take, as they are and split; None where it was not measured.
+    after_fit
+        By the method's name, what a fit leaves of the errors that its spectrum lets expect; as they are where there
+        is none.
     """
 
     by_method: Mapping[str, WeightGroup]
     spectra: Mapping[str, Spectrum]
-    influence: Influence = PROPORTIONAL
+    influence: ErrorCurve = PROPORTIONAL
     added_biases: int = 0
     latency: LayerLatency | None = None
+    after_fit: Mapping[str, ErrorCurve] = field(default_factory=dict)
 
     @property
     def group(self) -> WeightGroup:
@@ -76,7 +96,11 @@ class Weight:
                 for ranks in ranks_to_try(group)
                 if group.gains(ranks)
             ]
-        return [candidate_at(self.by_method[name], ranks, self.spectra[name]) for name, ranks in tried]
+        return [self._candidate(name, ranks) for name, ranks in tried]
+
+    def _candidate(self, method: str, ranks: tuple[int, ...]) -> Candidate:
+        expected = candidate_at(self.by_method[method], ranks, self.spectra[method])
+        return replace(expected, error=self.after_fit.get(method, PROPORTIONAL).at(expected.error))
 
     def cost(self, candidate: Candidate | None, what: str) -> int:
         """What the model takes for it, in "macs", "parameters" or "latency"; with None for a candidate, as it is."""
@@ -91,7 +115,7 @@ class Weight:
 
     def damage(self, candidate: Candidate | None) -> float:
         """The expected relative error of the model's outputs; with None for a candidate, none."""
-        return 0.0 if candidate is None else self.influence.damage(candidate.error)
+        return 0.0 if candidate is None else self.influence.at(candidate.error)
 
 
 @dataclass(frozen=True)

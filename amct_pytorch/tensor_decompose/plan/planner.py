@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..._run.intercept import input_shapes
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
+from ..._run.reuse import Reuse
 from ..._run.tensors import is_finite
 from ...errors import ConfigError, LayerError, listed, quoted
 from ..calibration.data import Calibration
@@ -51,7 +52,8 @@ def make_plan(
     example_inputs: object,
     report: ProgressFunction,
     processes: ProcessGroup,
-    stopwatch: Stopwatch | None = None,
+    stopwatch: Stopwatch | None,
+    reuse: Reuse,
 ) -> DecompositionPlan:
     """The plan for a model.
 
@@ -73,6 +75,8 @@ def make_plan(
         Those that make the same plan, each a share of it.
     stopwatch
         Times the model and its layers, for a budget of latency.
+    reuse
+        What other plans of the model by the same settings, but for the budget, have found out.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def make_plan(
         raise _nothing_to_time(budget, verdicts)
     before = ModelCost(_macs(listed, calls), parameters)
     within = None if budget is None else BudgetChoice(budget, before, processes, stopwatch)
-    factoring = Factoring(groups, report, processes, within)
+    factoring = Factoring(groups, report, processes, within, reuse)
     outcome = None
     if calibration is None or not groups:
         factoring.look_at_weights(report)
@@ -256,7 +260,7 @@ def _fit_all(
     model: nn.Module, factoring: Factoring, calibration: Calibration, report: ProgressFunction, processes: ProcessGroup
 ) -> tuple[dict[int, Fitted], dict[int, tuple[float, float] | None], Outcome]:
     """By number of the group the fitted factors and the errors of the responses, and what comes of them all."""
-    runs = Runs(model, calibration)
+    runs = factoring.reuse.once("runs", lambda: Runs(model, calibration))
     with torch.inference_mode(False), torch.no_grad():
         factoring.look_at_weights()
         fitted = fit_to_data(runs, factoring, report, processes)

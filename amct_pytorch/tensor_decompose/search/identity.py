@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,9 @@ from ..._run.tensors import checksum
 from ..calibration.data import Calibration
 from ..config import DecompositionConfig
 from ..model.layers import Survey
+
+_UNKNOWN = "unknown"
+"""In place of the hash of a tensor that has no values to be read."""
 
 
 def identity_of(
@@ -45,6 +50,33 @@ def identity_of(
     return {"model": _model(found), "settings": settings}
 
 
+def state_of(model: nn.Module) -> list[object]:
+    """What is equal before two plans if the model is the same for both: its modules, their attributes and tensors."""
+    return [(name, id(module), _attributes(module)) for name, module in model.named_modules()]
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    """The values of a module's attributes, as far as they can be compared, and which objects the others are."""
+    # Its parts are listed by themselves.
+    return {name: _value(value) for name, value in vars(module).items() if name != "_modules"}
+
+
+def _value(value: object) -> object:
+    if isinstance(value, Tensor):
+        known = _hash(value)
+        # Nothing is equal to what cannot be looked into.
+        return object() if known == _UNKNOWN else (str(value.dtype), str(value.device), known)
+    if isinstance(value, np.ndarray):
+        return (str(value.dtype), value.shape, zlib.crc32(value.tobytes()))
+    if isinstance(value, Mapping):
+        return [(repr(key), _value(one)) for key, one in value.items()]
+    if isinstance(value, list | tuple):
+        return [_value(one) for one in value]
+    if isinstance(value, bool | int | float | complex | str | torch.dtype | None):
+        return repr(value)
+    return id(value)
+
+
 def _fields(name: str, part: Any) -> dict[str, str]:
     """The fields of a config or a calibration, in words."""
     if part is None:
@@ -67,5 +99,5 @@ def _model(found: Survey) -> dict[str, str]:
 
 def _hash(tensor: Tensor) -> str:
     if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
-        return "unknown"
+        return _UNKNOWN
     return f"{tuple(tensor.shape)} {checksum([tensor]):08x}"

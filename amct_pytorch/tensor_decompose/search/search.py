@@ -17,17 +17,22 @@ from torch import nn
 from ..._run.isolation import untouched_generators
 from ..._run.process_group import joined_processes
 from ..._run.progress import ProgressFunction, reporting
-from ..api import plan_decomposition
+from ..._run.reuse import Reuse
+from ..api import planned
 from ..calibration.data import Calibration
 from ..config import DecompositionConfig
 from ..model.layers import survey
+from ..plan.plan import DecompositionPlan
 from ..ranks.budget import Budget
-from .identity import identity_of
+from .identity import identity_of, state_of
 from .journal import opened
 from .result import Cost, SearchResult
 from .run import Limits, Search
 from .scoring import Evaluate, score_of
 from .settings import check_goal, check_limits, check_plans
+
+# Bytes of what all plans of a search have in common: as much as the moments of a calibration may take by default.
+_MEMORY = 2 * 2**30
 
 
 def search_decomposition(
@@ -74,7 +79,8 @@ def search_decomposition(
         What is to be least: "macs", "parameters", or "latency". MACs and latency need ``example_inputs``.
     config, calibration, example_inputs
         See `plan_decomposition`. The config must not give ranks, and the calibration batches must be such that they
-        can be gone through several times.
+        can be gone through several times. What does not depend on the budget is computed once for all plans, as long as
+        the model stays as it is: what its layers see and answer, spectra, and times of layers.
     samples
         Number of samples that a score is the mean over, where it is a share of samples that are right, from 0 to 1 or
         in percent (an original's score above 1 is in percent). The result then has the standard error of the
@@ -122,9 +128,6 @@ def search_decomposition(
     budget_of(minimise, 0.5, timing)
     found = survey(model)
     limits = Limits(drop, samples, evaluations, math.inf if minutes is None else time.monotonic() + 60 * minutes)
-    planned = functools.partial(
-        plan_decomposition, model, config, example_inputs=example_inputs, distributed=distributed
-    )
     devices = [tensor.device for tensor in itertools.chain(model.parameters(), model.buffers())]
     with (
         untouched_generators(devices),
@@ -132,10 +135,17 @@ def search_decomposition(
         reporting(progress, "search") as report,
     ):
         path = journal if processes.index == 0 else None
+        # Processes of a group would have to agree on what each of them has kept.
+        reuse = Reuse(_MEMORY if processes.size == 1 else 0)
+
+        def plan_for(budget: Budget, data: Calibration | None) -> DecompositionPlan:
+            reuse.only_for(state_of(model))
+            return planned(model, config, budget, data, example_inputs, False, distributed, reuse)
+
         about = {} if path is None else identity_of(found, minimise, config, calibration, example_inputs, timing)
         with opened(path, about) as log:
             search = Search(
-                lambda share: planned(budget=budget_of(minimise, share, timing), calibration=calibration),
+                lambda share: plan_for(budget_of(minimise, share, timing), calibration),
                 functools.partial(score_of, model, evaluate),
                 minimise,
                 limits,
@@ -145,7 +155,7 @@ def search_decomposition(
             )
             search.run()
             # Where nothing cheaper will do, the budget that needs no split, and no data.
-            plan = search.chosen_plan() or planned(budget=Budget(parameters=1.0))
+            plan = search.chosen_plan() or plan_for(Budget(parameters=1.0), None)
     return search.result(plan)
 
 
