@@ -206,3 +206,10 @@ def test_completion_knows_verbs_and_options() -> None:
     }
     ended = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True)
     assert "--rank" in ended.stdout
+
+
+def test_what_to_install_where_typer_is_missing() -> None:
+    code = "import sys; sys.modules['typer'] = None; import amct_pytorch.cli.app"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: the command line needs packages: pip install 'amct_pytorch[cli]'\n"

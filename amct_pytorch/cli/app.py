@@ -6,7 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
 
-import typer
+try:
+    import typer
+except ImportError as error:
+    raise SystemExit("error: the command line needs packages: pip install 'amct_pytorch[cli]'") from error
 
 from .. import __version__
 from . import streams

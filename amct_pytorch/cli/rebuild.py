@@ -35,12 +35,12 @@ def rebuild(
     info = info_file(decomposed.decomposed).read_bytes()
     example_inputs = inputs_of(inputs.input)
     original = built(model)
-    rebuilt, changes = decomposed_of(original, decomposed)
+    rebuilt, _ = decomposed_of(original, decomposed)
     finite = None if example_inputs is None else outputs_are_finite(rebuilt, example_inputs)
     if folder is not None:
         with interrupts_deferred():
             write_file(folder / INFO, info, InfoFileAccessError)
             save_weights(rebuilt, folder / name)
             save_run(folder)
-    report = RebuiltReport.of(original, rebuilt, changes, finite)
+    report = RebuiltReport.of(original, rebuilt, finite)
     return Result(report.tables(), report.content(), ok=report.ok)

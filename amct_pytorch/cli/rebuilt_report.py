@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +12,29 @@ from .._report.json_file import JsonReport
 from .._report.table import Column, Table
 from .._run.inputs import run_model, tensors_of
 from .._run.tensors import is_finite
+from ..tensor_decompose.model.layers import chains_of
+from ..tensor_decompose.model.spec import kernels_of
+
+_COLUMNS = (Column("layer", "name"), Column("split", priority=1), Column("rank", "number", priority=2))
+
+
+@dataclass(frozen=True)
+class RebuiltLayer:
+    """A layer that was rebuilt.
+
+    Attributes
+    ----------
+    name
+        Of the layer that was replaced.
+    mode
+        Kernel sizes of the layers that replace it: "3×1, 1×3".
+    ranks
+        Numbers of channels between them.
+    """
+
+    name: str
+    mode: str
+    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -22,7 +44,7 @@ class RebuiltReport(JsonReport):
     Attributes
     ----------
     layers
-        Names of the new layers by the name of the layer that they replace.
+        A `RebuiltLayer` for each.
     parameters, parameters_after
         Numbers of parameters of the original and of the decomposed model.
     finite
@@ -31,28 +53,27 @@ class RebuiltReport(JsonReport):
 
     json_format: ClassVar[str] = "amct_pytorch.rebuilt"
 
-    layers: dict[str, list[str]]
+    layers: tuple[RebuiltLayer, ...]
     parameters: int
     parameters_after: int
     finite: bool | None
 
     @classmethod
-    def of(
-        cls, original: nn.Module, rebuilt: nn.Module, changes: Mapping[str, list[str]], finite: bool | None
-    ) -> RebuiltReport:
+    def of(cls, original: nn.Module, rebuilt: nn.Module, finite: bool | None) -> RebuiltReport:
         """The report of a model and its rebuilt form.
 
         Parameters
         ----------
         original, rebuilt
             The two.
-        changes
-            As `decompose_network` returns them.
         finite
             See the attributes.
         """
         before, after = (sum(one.numel() for one in model.parameters()) for model in (original, rebuilt))
-        return cls(dict(changes), before, after, finite)
+        layers = [
+            RebuiltLayer(name, kernels_of(chain.stages), chain.ranks) for name, chain in chains_of(rebuilt).items()
+        ]
+        return cls(tuple(layers), before, after, finite)
 
     @property
     def ok(self) -> bool:
@@ -61,11 +82,13 @@ class RebuiltReport(JsonReport):
 
     def tables(self) -> list[Table]:
         """A table with a row for each layer that was replaced."""
-        rows = tuple((name or "(the model)", ", ".join(new)) for name, new in self.layers.items())
+        rows = tuple(
+            (layer.name or "(the model)", layer.mode, ", ".join(map(str, layer.ranks))) for layer in self.layers
+        )
         notes = [f"Parameters: {self.parameters:,} → {self.parameters_after:,}. The weights fit."]
         if self.finite is not None:
             notes.append("Its outputs are finite." if self.finite else "WRONG: its outputs hold NaN or infinity.")
-        return [Table("", (Column("layer", "name"), Column("is now", "prose")), rows, tuple(notes))]
+        return [Table("", _COLUMNS, rows, tuple(notes))]
 
 
 def outputs_are_finite(model: nn.Module, inputs: Any) -> bool:
