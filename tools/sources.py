@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from amct_pytorch.demo import load_digits_tensors, load_pretrained
 from amct_pytorch.errors import ConfigError, InputsError, ModelError
 
 Datasets = tuple[Dataset[Any], Dataset[Any]]
@@ -45,7 +46,7 @@ def named_function(name: str) -> Any:
 
 def pretrained(name: str | None) -> nn.Module:
     """The user's model, or the digits network."""
-    model = named_function(name)() if name else _digits_model()
+    model = named_function(name)() if name else load_pretrained()
     if not isinstance(model, nn.Module):
         raise ModelError(f"--model {name}: expected it to return a torch.nn.Module, found {type(model).__name__}")
     return model
@@ -66,17 +67,6 @@ def _is_dataset(found: object) -> bool:
     return hasattr(found, "__getitem__") and hasattr(found, "__len__") and len(found) > 0
 
 
-# The example has modules named `net` and `data`, which would hide the user's: it is imported only when it is used.
-
-
-def _digits_model() -> nn.Module:
-    from digits import load_pretrained
-
-    return load_pretrained()
-
-
 def _digits_datasets() -> Datasets:
-    from digits import load_digits_tensors
-
     images, labels, test_images, test_labels = load_digits_tensors()
     return TensorDataset(images, labels), TensorDataset(test_images, test_labels)
