@@ -57,7 +57,7 @@ class JsonReport(Report):
 
     def content(self) -> dict[str, Any]:
         """What `save` writes, as plain data."""
-        fields = {name: value for name, value in _plain(self).items() if name not in self.json_left_out}
+        fields = {name: value for name, value in plain_data(self).items() if name not in self.json_left_out}
         return {"format": self.json_format, "version": self.json_version, **fields}
 
     @classmethod
@@ -87,13 +87,20 @@ class JsonReport(Report):
         return from_plain(cls, fields, where, error, given, null_is_nan=True)
 
 
-def _plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """A report as numbers, strings, lists and dicts of them, with None for NaN and infinities.
+
+    Parameters
+    ----------
+    value
+        What a `JsonReport` may hold.
+    """
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return name_of(value) if isinstance(value, torch.dtype) else value
