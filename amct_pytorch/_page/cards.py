@@ -62,6 +62,16 @@ def latency_card(report: BenchmarkReport, words: Words) -> Card | None:
     )
 
 
+def proof_card(plan: DecompositionPlan, words: Words) -> Card | None:
+    """The time that a plan for a budget of latency was seen to take."""
+    proof = plan.latency
+    if proof is None:
+        return None
+    interval = f"[{100 * proof.low:.1f} %, {100 * proof.high:.1f} %]"
+    note = words["of_plan"].format(device=proof.device)
+    return Card(words["latency"], "100 %", f"{100 * proof.measured:.1f} %", interval, note)
+
+
 def plan_cards(plan: DecompositionPlan, words: Words) -> list[Card]:
     """Multiply-accumulates, where they were counted, and parameters."""
     counted = [layer for layer in plan.layers if layer.macs is not None and layer.macs_after is not None]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from .._measure.benchmark_report import BenchmarkReport, BenchmarkRun, LayerBenchmark
+from .._measure.kernel_summary import KernelProfile
 from .._measure.timing import UNKNOWN, Comparison
 from .._measure.validation_report import DtypeValidation, ValidationReport
-from .._report.html.parts import Bar, Cell, Part, Rows, Section, Text
+from .._report.html.parts import Bar, Cell, Rows, Section, Text
 from .._report.table import Column
 from .._report.units import in_gib, in_ms, name_of, settings_line
 from .numbers import ranks, share
@@ -26,10 +27,8 @@ def benchmark_section(report: BenchmarkReport, words: Words, key: str) -> Sectio
     key
         That of the section.
     """
-    device = report.device
-    title = words["speed"].format(device=device.name)
-    parts: list[Part] = [_run(run, words) for run in report.runs]
-    return Section(key, title, tuple(parts))
+    title = words["speed"].format(device=report.device.name)
+    return Section(key, title, tuple(_run(run, words) for run in report.runs))
 
 
 def title_of(run: BenchmarkRun, words: Words) -> str:
@@ -66,15 +65,19 @@ def _run(run: BenchmarkRun, words: Words) -> Rows:
         Column(words["layer"], "name"),
         Column(words["chain"]),
         Column(words["rank"], "number"),
-        Column(words["macs_left"], "number"),
-        Column(f"{words['original']} / ms", "number"),
-        Column(f"{words['decomposed']} / ms", "number"),
+        Column(words["left_macs"], "number"),
+        Column(words["time_before"], "number"),
+        Column(words["time_after"], "number"),
         Column(words["speed_up"], "number"),
         Column(words["verdict"]),
         Column(words["cpu_share"], "number"),
     )
     longest = max([layer.comparison.before.median for layer in run.layers if layer.comparison], default=1.0)
-    whole = (Cell(words["whole_model"]), *[Cell("")] * 3, *_times(run.model, run.model.before.median, words))
+    whole = (
+        Cell(words["whole_model"]),
+        *[Cell("")] * 3,
+        *_times(run.model, run.profile, run.model.before.median, words),
+    )
     notes = [words["times_note"], _sizes(run, words), settings_line(run.settings)]
     if run.fallbacks:
         notes.append(words["fallbacks"].format(operators=", ".join(run.fallbacks)))
@@ -92,20 +95,24 @@ def _layer(layer: LayerBenchmark, longest: float, words: Words) -> tuple[Cell, .
         *(
             (*[Cell("")] * 3, Cell(verdict_in("did not run", words)), Cell(""))
             if layer.comparison is None
-            else _times(layer.comparison, longest, words)
+            else _times(layer.comparison, layer.profile, longest, words)
         ),
     )
 
 
-def _times(comparison: Comparison, longest: float, words: Words) -> tuple[Cell, ...]:
+def _times(comparison: Comparison, profile: KernelProfile | None, longest: float, words: Words) -> tuple[Cell, ...]:
     before, after, speed_up = comparison.before.median, comparison.after.median, comparison.speed_up
     known = not math.isnan(speed_up.ratio)
     got = comparison.cpu_share
+    verdict = verdict_in(speed_up.verdict, words)
+    # A process that did not get the CPU keeps the device waiting, but the program is not to blame.
+    if known and profile is not None and profile.host_bound:
+        verdict += f", {words['host_bound']}"
     return (
         Cell(in_ms(before), before),
         Cell(in_ms(after), after, Bar(min(before / longest, 1.0), min(after / longest, 1.0))),
         Cell(str(speed_up) if known else "", speed_up.ratio if known else None),
-        Cell(verdict_in(speed_up.verdict, words)),
+        Cell(verdict),
         Cell("" if got is None else f"{got:.0%}", got),
     )
 

@@ -24,13 +24,12 @@ def search_section(found: SearchResult, words: Words) -> Section:
     """
     (figure,) = found.figures()
     chosen, original = found.chosen, found.original
-    cost = words[found.minimise]
     if chosen is original:
         summary = words["nothing_cheaper"].format(drop=f"{found.drop:g}")
     else:
         summary = words["chosen_summary"].format(
             cost=f"{100 * chosen.cost:.1f} %",
-            what=cost,
+            what=words[f"cost_{found.minimise}"],
             score=f"{chosen.score:.6g}",
             change=signed(chosen.score - original.score),
             drop=f"{found.drop:g}",
@@ -47,7 +46,7 @@ def _translated(figure: Figure, found: SearchResult, words: Words) -> Figure:
     names["least allowed"] = words["least_allowed"]
     return replace(
         figure,
-        x=replace(figure.x, label=f"{words['left'].format(what=words[found.minimise])} / %"),
+        x=replace(figure.x, label=f"{words[f'left_{found.minimise}']} / %"),
         y=replace(figure.y, label=words["score"]),
         series=tuple(replace(series, name=names[series.name]) for series in figure.series),
         levels=tuple(replace(level, name=names[level.name]) for level in figure.levels),
@@ -57,7 +56,7 @@ def _translated(figure: Figure, found: SearchResult, words: Words) -> Figure:
 def _table(found: SearchResult, words: Words) -> Rows:
     columns = (
         Column(words["budget"]),
-        Column(words["left"].format(what=words[found.minimise]), "number"),
+        Column(words[f"left_{found.minimise}"], "number"),
         Column(words["score"], "number"),
         Column(words["score_change"], "number"),
         Column(words["verdict"]),

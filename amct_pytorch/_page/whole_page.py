@@ -19,7 +19,7 @@ from ..backend import DeviceInfo
 from ..tensor_decompose.plan.plan import DecompositionPlan
 from ..tensor_decompose.plan.spectra import SpectraReport
 from ..tensor_decompose.search.result import SearchResult
-from .cards import agreement_card, latency_card, plan_cards, score_card, search_card
+from .cards import agreement_card, latency_card, plan_cards, proof_card, score_card, search_card
 from .data import data_of
 from .deployment_section import ascend_section, export_section
 from .device_sections import benchmark_section, validation_section
@@ -105,6 +105,7 @@ def _summary(reports: Sequence[Report], plans: Sequence[DecompositionPlan], word
     scores = scores or [search_card(found, words) for found in _of(SearchResult, reports)]
     scores = scores or [agreement_card(report, words) for report in _of(ValidationReport, reports)]
     latencies = [latency_card(report, words) for report in _of(BenchmarkReport, reports)]
+    latencies = latencies or [proof_card(plan, words) for plan in plans]
     costs = [card for plan in plans for card in plan_cards(plan, words)]
     cards = tuple(card for card in (*scores, *latencies, *costs) if card is not None)
     return [Section("summary", words["summary"], (Cards(cards),))] if cards else []

@@ -10,10 +10,18 @@ import typer
 
 from .. import __version__
 from . import streams
+from .bench import bench
 from .command import Command, running
+from .devices import devices
 from .exit_codes import MEANINGS, ExitCode, code_of
+from .export import export
 from .plan import plan
+from .rebuild import rebuild
+from .report import report
+from .run import run
+from .search import search
 from .session import print_error
+from .validate import validate
 from .verb import add_verb
 
 _NAME = "amct-decompose"
@@ -36,6 +44,14 @@ def _print_version(wanted: bool) -> None:
 
 # A verb is a line here: its function, from the module of its name, and the heading that it stands under in --help.
 add_verb(app, plan, "Decompose")
+add_verb(app, run, "Decompose")
+add_verb(app, search, "Decompose")
+add_verb(app, rebuild, "Decompose")
+add_verb(app, devices, "On a device")
+add_verb(app, validate, "On a device")
+add_verb(app, bench, "On a device")
+add_verb(app, export, "On a device")
+add_verb(app, report, "Report")
 
 
 @app.callback()
@@ -51,7 +67,7 @@ def _program(
 _CommandLineError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def execute(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Parameters
@@ -83,4 +99,4 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run the program."""
-    raise SystemExit(run())
+    raise SystemExit(execute())

@@ -15,8 +15,11 @@ from ..tensor_decompose import Calibration
 from .inputs import check_values, read_tensors
 from .named_function import is_named, named_function
 from .options import CalibrationOptions
+from .settings import given_in, sizes_of
 
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
+# Options that Calibration takes under the same name.
+_OF_CALIBRATION = ("mode", "max_batches", "add_bias", "memory")
 _TENSORS = frozenset({".npy", ".npz", ".pt"})
 # Pillow's names for images of so many channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -41,15 +44,12 @@ def calibration_of(options: CalibrationOptions, inputs: Any) -> Calibration | No
     MissingExtra
         Images need Pillow.
     """
-    keywords = {
-        name: value
-        for name in ("mode", "max_batches", "add_bias", "memory")
-        if (value := getattr(options, name)) is not None
-    }
+    given = given_in(options)
     if options.calibration is None:
-        if keywords:
-            raise ConfigError(f"--{next(iter(keywords)).replace('_', '-')} is of a calibration: give --calibration too")
+        if given:
+            raise ConfigError(f"--{given[0].replace('_', '-')} is of a calibration: give --calibration too")
         return None
+    keywords = {name: getattr(options, name) for name in given if name in _OF_CALIBRATION}
     return Calibration(_batches(options.calibration, options, inputs), **keywords)
 
 
@@ -168,14 +168,12 @@ def _image_files(paths: Sequence[Path], options: CalibrationOptions, inputs: Any
 
 
 def _size_of(text: str | None, shape: tuple[int, ...] | None) -> tuple[int, int]:
-    if text is None:
-        if shape is None:
-            raise ConfigError("--calibration: images need a size: give --image-size 224x224, or --input 1x3x224x224")
-        return shape[2], shape[3]
-    sizes = text.split("x")
-    if len(sizes) != 2 or not all(size.isdecimal() and int(size) for size in sizes):
-        raise ConfigError(f"--image-size: expected HEIGHTxWIDTH such as 224x224, found {quoted(text)}")
-    return int(sizes[0]), int(sizes[1])
+    sizes = sizes_of(text, "--image-size")
+    if sizes is not None:
+        return sizes[0]
+    if shape is None:
+        raise ConfigError("--calibration: images need a size: give --image-size 224x224, or --input 1x3x224x224")
+    return shape[2], shape[3]
 
 
 def _numbers(text: str | None, option: str, default: list[float]) -> list[float]:

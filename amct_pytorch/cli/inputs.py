@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._run.inputs import tensors_of
 from .._run.tensors import is_finite
-from ..errors import InputsError, quoted, shown
+from ..errors import ConfigError, InputsError, quoted, shown
 from .settings import dtype_of
 
 # 1x3x224x224, then perhaps a type, then perhaps one more than the largest whole number.
@@ -50,6 +50,19 @@ def inputs_of(given: Sequence[str] | None) -> Any:
     if len(set(names)) < len(split):
         raise InputsError(f"--input: expected a name of its own for each of {len(split)} or for none, found {names}")
     return dict(zip(names, values, strict=True))
+
+
+def required_inputs(given: Sequence[str] | None) -> Any:
+    """As `inputs_of`, for a verb that cannot do without.
+
+    Raises
+    ------
+    ConfigError
+        None was given, besides.
+    """
+    if not given:
+        raise ConfigError("--input is missing: give the shape of the model's inputs, such as 1x3x224x224, or a file")
+    return inputs_of(given)
 
 
 def read_tensors(path: Path, called: str) -> Any:

@@ -39,7 +39,7 @@ def seldom(panel: str, text: str, metavar: str | None = None, *names: str, **oth
 
 
 _MODEL, _PLAN, _BUDGET, _CALIBRATION = "Model and inputs", "Decomposition", "Budget", "Calibration"
-_SEARCH, _DEVICE, _OUTPUT, _GENERAL = "Search", "Device", "Output", "General"
+_SEARCH, _DEVICE, _EXPORT, _OUTPUT, _GENERAL = "Search", "Device", "Export", "Output", "General"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class MethodOptions:
     """How to decompose; see `DecompositionConfig`."""
 
     method: Annotated[str | None, option(_PLAN, "separable, channel, tucker2, auto, or one installed.", "NAME")] = None
-    rank: Annotated[str | None, option(_PLAN, "evbmf, energy:0.95, ratio:0.25, 64, or 64x32.", "RANK")] = None
     rule: Annotated[str | None, option(_PLAN, "Layers that AMCT splits, or any that can be split.", "amct|any")] = None
     layers: Annotated[
         list[str] | None,
@@ -90,6 +89,13 @@ class MethodOptions:
     ] = None
     rank_multiple: Annotated[int | None, seldom(_PLAN, "Ranks are multiples of this.", "N")] = None
     require_gain: Annotated[bool | None, seldom(_PLAN, "Keep layers that would gain nothing (default).")] = None
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """Which ranks layers get, where they are not chosen together."""
+
+    rank: Annotated[str | None, option(_PLAN, "evbmf, energy:0.95, ratio:0.25, 64, or 64x32.", "RANK")] = None
 
 
 @dataclass(frozen=True)
@@ -124,26 +130,106 @@ class CalibrationOptions:
     """Unlabelled inputs to fit the factors to; see `Calibration`."""
 
     calibration: Annotated[
-        str | None, option(_CALIBRATION, "Folder of images or tensors, or module:function for batches.", "SOURCE")
+        str | None, option(_CALIBRATION, "Folder of images (see --help-all) or tensors, module:function.", "SOURCE")
     ] = None
     mode: Annotated[str | None, option(_CALIBRATION, "whiten, refit, reconstruct, or refine.", "MODE")] = None
     max_batches: Annotated[int | None, option(_CALIBRATION, "No more batches than this.", "N")] = None
     batch: Annotated[int, seldom(_CALIBRATION, "Images in a batch (default 32).", "N")] = 32
     image_size: Annotated[str | None, seldom(_CALIBRATION, "Of images; by default --input's.", "HxW")] = None
-    mean: Annotated[str | None, option(_CALIBRATION, "Subtracted from images, of values 0 to 1.", "R,G,B")] = None
-    std: Annotated[str | None, option(_CALIBRATION, "Divides them then.", "R,G,B")] = None
+    mean: Annotated[str | None, seldom(_CALIBRATION, "Subtracted from images, of values 0 to 1.", "R,G,B")] = None
+    std: Annotated[str | None, seldom(_CALIBRATION, "Divides them then.", "R,G,B")] = None
     add_bias: Annotated[bool | None, seldom(_CALIBRATION, "Give layers without a bias one (default).")] = None
     memory: Annotated[int | None, seldom(_CALIBRATION, "Bytes that moments of inputs may take.", "N")] = None
+
+
+@dataclass(frozen=True)
+class SavedPlanOptions:
+    """A plan that was made before."""
+
+    plan: Annotated[str | None, option(_PLAN, "Apply a plan that was saved; then no other of these.", "FILE")] = None
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The score of the model at its task."""
+
+    eval: Annotated[
+        str | None, option(_MODEL, "module:function of the model; its score before and after.", "FUNCTION")
+    ] = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched for, and how long; see `search_decomposition`."""
+
+    eval: Annotated[str, option(_SEARCH, "module:function of the model that returns its score.", "FUNCTION")]
+    drop: Annotated[float, option(_SEARCH, "How much the score may fall.", "SCORE")]
+    minimise: Annotated[str, option(_SEARCH, "macs (default), parameters, or latency.", "COST")] = "macs"
+    evaluations: Annotated[int, option(_SEARCH, "Calls of the function at most (default 10).", "N")] = 10
+    minutes: Annotated[float | None, option(_SEARCH, "Time limit.", "N")] = None
+    samples: Annotated[int | None, seldom(_SEARCH, "That the score is the mean over.", "N")] = None
+    journal: Annotated[str | None, seldom(_SEARCH, "File to go on from; by default in FOLDER.", "FILE")] = None
+
+
+@dataclass(frozen=True)
+class DecomposedOptions:
+    """A decomposed form of the model."""
+
+    decomposed: Annotated[
+        str | None, option(_MODEL, "Folder of run or search, or decompose_info.json.", "FOLDER|FILE")
+    ] = None
+    decomposed_weights: Annotated[
+        str | None, option(_MODEL, "Weights of the decomposed model; by default in FOLDER.", "FILE")
+    ] = None
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where a model is run, and in which types."""
+
+    backend: Annotated[str, option(_DEVICE, "cpu (default), cuda, npu, or another; see devices.", "NAME")] = "cpu"
+    index: Annotated[int, option(_DEVICE, "Number of the device (default 0).", "N")] = 0
+    dtypes: Annotated[str | None, option(_DEVICE, "Such as float32,float16; by default the model's.", "TYPE,…")] = None
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What is timed; see `benchmark`."""
+
+    batch_sizes: Annotated[str | None, option(_DEVICE, "Such as 1,8; by default that of --input.", "N,…")] = None
+    compiled: Annotated[bool, option(_DEVICE, "Time compiled models too.", None, "--compiled")] = False
+    profile: Annotated[bool, option(_DEVICE, "Record the device's kernels (cuda, npu).", None, "--profile")] = False
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported; see `export_onnx` and `export_ascend`."""
+
+    opset: Annotated[int, option(_EXPORT, "Version of the ONNX operators (default 18).", "N")] = 18
+    dynamic_batch: Annotated[str | None, option(_EXPORT, "Numbers of samples to allow: 1,8.", "N,…")] = None
+    dynamic_image_size: Annotated[str | None, option(_EXPORT, "Image sizes to allow: 224x224,320x320.", "HxW,…")] = None
+    ascend: Annotated[
+        list[str] | None, option(_EXPORT, "A folder for this Ascend chip: Ascend910B3. Repeat.", "CHIP")
+    ] = None
+    precision: Annotated[str | None, option(_EXPORT, "ATC's precision_mode_v2 (default fp16).", "MODE")] = None
+    original: Annotated[bool, option(_EXPORT, "Put the original into the Ascend folder too.", None, "--original")] = (
+        False
+    )
 
 
 @dataclass(frozen=True)
 class OutputOptions:
     """Where files are written."""
 
-    output: Annotated[
-        str | None, option(_OUTPUT, "Folder for the results; see run.json in it.", "FOLDER", "--output", "-o")
-    ] = None
-    force: Annotated[bool, option(_OUTPUT, "Write to a folder that is not empty.", None, "--force")] = False
+    output: Annotated[str | None, option(_OUTPUT, "Folder for the results.", "FOLDER", "--output", "-o")] = None
+    force: Annotated[bool, option(_OUTPUT, "Replace what is in it.", None, "--force")] = False
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """How weights are written."""
+
+    safetensors: Annotated[bool, seldom(_OUTPUT, "Weights as .safetensors.", None, "--safetensors")] = False
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from .options import OutputOptions
 
 INFO = "decompose_info.json"
 WEIGHTS, WEIGHTS_SAFETENSORS = "weights.pth", "weights.safetensors"
-PLAN = "plan.json"
+PLAN = "plan.pt"
 SEARCH, JOURNAL = "search.json", "search.jsonl"
 VALIDATION, BENCHMARK, EXPORT, SCORES = "validation.json", "benchmark.json", "export.json", "scores.json"
 ONNX, ASCEND = "model.onnx", "ascend"
 RUN = "run.json"
+REPORT = "report.html"
 
 UNFINISHED_SEARCH = frozenset({JOURNAL, f"{JOURNAL}.plan"})
 """What a search that was interrupted leaves, and the same command goes on from."""
@@ -64,3 +65,30 @@ def checked_output(options: OutputOptions, files: Collection[str], *, unfinished
             "another one, or --force to write to it"
         )
     return place
+
+
+def required_output(options: OutputOptions, files: Collection[str]) -> Path:
+    """As `checked_output`, for a verb whose result is files.
+
+    Raises
+    ------
+    ConfigError
+        None was given, besides.
+    """
+    folder = checked_output(options, files)
+    if folder is None:
+        raise ConfigError("--output is missing: give a folder to write to")
+    return folder
+
+
+def cleared(path: Path) -> Path:
+    """The path of a journal, with no file there any more, nor the plan beside it.
+
+    Parameters
+    ----------
+    path
+        Of the journal.
+    """
+    for name in (path.name, f"{path.name}.plan"):
+        path.with_name(name).unlink(missing_ok=True)
+    return path

@@ -10,6 +10,7 @@ from .options import (
     MethodOptions,
     ModelOptions,
     OutputOptions,
+    RankOptions,
     RefreshOptions,
     TimingOptions,
 )
@@ -20,6 +21,7 @@ def plan(
     model: ModelOptions,
     inputs: InputOptions,
     method: MethodOptions,
+    rank: RankOptions,
     budget: BudgetOptions,
     timing: TimingOptions,
     refresh: RefreshOptions,
@@ -36,7 +38,7 @@ def plan(
 
     folder = checked_output(output, [PLAN, RUN])
     example_inputs = inputs_of(inputs.input)
-    made = planned(built(model), example_inputs, method, budget, timing, refresh, calibration, general)
+    made = planned(built(model), example_inputs, method, rank, budget, timing, refresh, calibration, general)
     if folder is not None:
         made.save(folder / PLAN)
         save_run(folder, timing.backend, timing.index)

@@ -17,6 +17,7 @@ from .options import (
     CalibrationOptions,
     GeneralOptions,
     MethodOptions,
+    RankOptions,
     RefreshOptions,
     TimingOptions,
 )
@@ -31,6 +32,7 @@ def planned(
     model: nn.Module,
     inputs: Any,
     method: MethodOptions,
+    rank: RankOptions,
     share: BudgetOptions,
     timing: TimingOptions,
     refresh: RefreshOptions,
@@ -43,14 +45,14 @@ def planned(
     ----------
     model, inputs
         The model, and inputs for it; None for none.
-    method, share, timing, refresh, calibration, general
+    method, rank, share, timing, refresh, calibration, general
         The options.
     """
     budget = budget_of(share, timing, refresh)
     of_device = (
         None if budget is None or budget.latency is None else rank_multiple_for(model, budget.backend, budget.dtype)
     )
-    config = config_of(method, chosen_together=budget is not None, rank_multiple=of_device)
+    config = config_of(method, rank, chosen_together=budget is not None, rank_multiple=of_device)
     batches = calibration_of(calibration, inputs)
     with progress_bar("decompose", general) as progress:
         return plan_decomposition(

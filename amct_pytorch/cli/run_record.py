@@ -15,7 +15,7 @@ from .output_folder import RUN
 _PACKAGES = ("amct_pytorch", "torch", "numpy", "scipy", "tensorly")
 
 
-def save_run(folder: Path, backend: str | None = None, index: int | None = None) -> None:
+def save_run(folder: Path, backend: str | None = None, index: int | None = None, *, first: bool = True) -> None:
     """Write what was run to a folder.
 
     Parameters
@@ -24,7 +24,11 @@ def save_run(folder: Path, backend: str | None = None, index: int | None = None)
         The output folder.
     backend, index
         Where something was measured; by default the host, where everything else is computed.
+    first
+        Whether the verb makes the decomposition that the folder is of; the record of one that did stays otherwise.
     """
+    if not first and (folder / RUN).exists():
+        return
     command = running.get()
     info = backend_of(backend or "cpu").devices()[index or 0]
     versions = {"Python": platform.python_version(), **_versions(), **info.versions}

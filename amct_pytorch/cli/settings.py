@@ -10,7 +10,7 @@ import torch
 from ..errors import ConfigError, quoted
 from ..tensor_decompose import Budget, DecompositionConfig, EnergyRank, EvbmfRank, FixedRank, RatioRank
 from ..tensor_decompose.ranks.policies import RankPolicy
-from .options import BudgetOptions, MethodOptions, RefreshOptions, TimingOptions
+from .options import BudgetOptions, MethodOptions, RankOptions, RefreshOptions, TimingOptions
 
 _POLICIES: dict[str, type[EnergyRank] | type[RatioRank]] = {"energy": EnergyRank, "ratio": RatioRank}
 _FLAGS = {"true": True, "false": False}
@@ -29,8 +29,8 @@ def budget_of(share: BudgetOptions, timing: TimingOptions, refresh: RefreshOptio
     ConfigError
         They do not go together, or a value is wrong.
     """
-    given = {name: value for name, value in dataclasses.asdict(share).items() if value is not None}
-    how = {**timing_of(timing), **({"refresh": True} if refresh.refresh else {})}
+    given = {name: getattr(share, name) for name in given_in(share)}
+    how = {**timing_of(timing), **dict.fromkeys(given_in(refresh), True)}
     if not given and not how:
         return None
     if not given:
@@ -46,22 +46,76 @@ def timing_of(timing: TimingOptions) -> dict[str, Any]:
     timing
         The options.
     """
-    given = {
-        name: value for name, value in dataclasses.asdict(timing).items() if value is not None and value is not False
-    }
+    given: dict[str, Any] = {name: getattr(timing, name) for name in given_in(timing)}
     if timing.dtype is not None:
         given["dtype"] = dtype_of(timing.dtype, "--dtype")
     return given
 
 
+def dtypes_of(text: str | None) -> list[torch.dtype] | None:
+    """The types of ``--dtypes``; None for the model's.
+
+    Parameters
+    ----------
+    text
+        ``float32,float16``.
+    """
+    return None if text is None else [dtype_of(name, "--dtypes") for name in text.split(",")]
+
+
+def numbers_of(text: str | None, option: str) -> list[int] | None:
+    """The whole numbers of a list; None for none.
+
+    Parameters
+    ----------
+    text
+        ``1,8``.
+    option
+        Where it was given, for messages.
+
+    Raises
+    ------
+    ConfigError
+        It is no such list.
+    """
+    if text is None:
+        return None
+    if not all(number.isdecimal() for number in text.split(",")):
+        raise ConfigError(f"{option}: expected whole numbers such as 1,8, found {quoted(text)}")
+    return [int(number) for number in text.split(",")]
+
+
+def sizes_of(text: str | None, option: str) -> list[tuple[int, int]] | None:
+    """The image sizes (height, width) of a list; None for none.
+
+    Parameters
+    ----------
+    text
+        ``224x224,320x320``.
+    option
+        Where it was given, for messages.
+
+    Raises
+    ------
+    ConfigError
+        It is no such list.
+    """
+    if text is None:
+        return None
+    sizes = [size.split("x") for size in text.split(",")]
+    if not all(len(size) == 2 and all(side.isdecimal() and int(side) for side in size) for size in sizes):
+        raise ConfigError(f"{option}: expected HEIGHTxWIDTH such as 224x224, found {quoted(text)}")
+    return [(int(height), int(width)) for height, width in sizes]
+
+
 def config_of(
-    options: MethodOptions, *, chosen_together: bool, rank_multiple: int | None = None
+    method: MethodOptions, rank: RankOptions | None, *, chosen_together: bool, rank_multiple: int | None = None
 ) -> DecompositionConfig | None:
     """The configuration that options give; None where none was given, so that the function's own default applies.
 
     Parameters
     ----------
-    options
+    method, rank
         The options.
     chosen_together
         Whether there is a budget, or a search: then what was not given is as such a function would have it.
@@ -73,19 +127,29 @@ def config_of(
     ConfigError
         A value is wrong.
     """
-    given = {name: value for name, value in dataclasses.asdict(options).items() if value}
-    if options.require_gain is not None:
-        given["require_gain"] = options.require_gain
+    given: dict[str, Any] = {name: getattr(method, name) for name in given_in(method)}
+    if rank is not None and rank.rank is not None:
+        given["rank"] = rank_of(rank.rank, "--rank")
     if not given:
         return None
-    if options.rank is not None:
-        given["rank"] = rank_of(options.rank, "--rank")
-    if options.layers:
-        given["layers"] = dict(map(_rule, options.layers))
+    if method.layers:
+        given["layers"] = dict(map(_rule, method.layers))
     defaults: dict[str, Any] = {"method": "auto", "rule": "any"} if chosen_together else {}
     if rank_multiple is not None:
         defaults["rank_multiple"] = rank_multiple
     return DecompositionConfig(**{**defaults, **given})
+
+
+def given_in(group: Any) -> list[str]:
+    """Names of the options of a group that were given: those that differ from their default.
+
+    Parameters
+    ----------
+    group
+        A dataclass of options.
+    """
+    fields = dataclasses.fields(group)
+    return [field.name for field in fields if getattr(group, field.name) not in (field.default, [])]
 
 
 def rank_of(text: str, option: str) -> RankPolicy:

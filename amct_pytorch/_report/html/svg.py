@@ -24,6 +24,9 @@ _LINE = 20.0
 
 _RADIUS = 4.5
 
+# Ticks of an axis: on a logarithmic one at least so many, on a linear one at most.
+_FEWEST_TICKS, _MOST_TICKS = 3, 6
+
 
 class _Scale:
     """Where the values of an axis lie on the page."""
@@ -33,7 +36,7 @@ class _Scale:
         low, high = axis.limits or _widened(min(values), max(values), axis)
         self._first, self._last = self._on_scale(low), self._on_scale(high)
         self._begin, self._end = begin, end
-        self.ticks = axis.ticks or tuple((value, f"{value:.6g}") for value in _ticks(low, high, axis))
+        self.ticks = axis.ticks or _ticks(low, high, axis)
 
     def __call__(self, value: float) -> float:
         share = (self._on_scale(value) - self._first) / ((self._last - self._first) or 1.0)
@@ -141,15 +144,18 @@ def _widened(low: float, high: float, axis: Axis) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(low: float, high: float, axis: Axis) -> list[float]:
-    """Round numbers between two limits."""
+def _ticks(low: float, high: float, axis: Axis) -> tuple[tuple[float, str], ...]:
+    """Round numbers between two limits, with as many decimals as the closest two differ by."""
     if axis.scale == "log" and low > 0:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for digits in ((1,), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9)):
+        for digits in ((1,), (1, 2, 5), range(1, 10)):
             found = [digit * 10.0**power for power, digit in itertools.product(powers, digits)]
             within = [value for value in found if low <= value <= high]
-            if len(within) >= 3:
-                return within
+            if len(within) >= _FEWEST_TICKS:
+                break
+        return tuple((value, f"{value:g}") for value in within)
     step = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 6)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= _MOST_TICKS)
+    decimals = max(0, -math.floor(math.log10(step)))
+    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
+    return tuple((number * step, f"{number * step:.{decimals}f}") for number in numbers)
