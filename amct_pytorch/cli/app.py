@@ -12,6 +12,7 @@ from .. import __version__
 from . import streams
 from .bench import bench
 from .command import Command, running
+from .demo import demo
 from .devices import devices
 from .exit_codes import MEANINGS, ExitCode, code_of
 from .export import export
@@ -43,6 +44,7 @@ def _print_version(wanted: bool) -> None:
 
 
 # A verb is a line here: its function, from the module of its name, and the heading that it stands under in --help.
+add_verb(app, demo, "Start")
 add_verb(app, plan, "Decompose")
 add_verb(app, run, "Decompose")
 add_verb(app, search, "Decompose")
