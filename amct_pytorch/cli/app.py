@@ -16,6 +16,7 @@ from .demo import demo
 from .devices import devices
 from .exit_codes import MEANINGS, ExitCode, code_of
 from .export import export
+from .finetune import finetune
 from .plan import plan
 from .rebuild import rebuild
 from .report import report
@@ -49,6 +50,7 @@ add_verb(app, plan, "Decompose")
 add_verb(app, run, "Decompose")
 add_verb(app, search, "Decompose")
 add_verb(app, rebuild, "Decompose")
+add_verb(app, finetune, "Decompose")
 add_verb(app, devices, "On a device")
 add_verb(app, validate, "On a device")
 add_verb(app, bench, "On a device")
