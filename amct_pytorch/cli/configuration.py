@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
-# Of these the command line takes text, where the file holds a table.
-_TABLES = ("layers", "factory_args")
+# Options that act at once, before a file is read.
+_NOT_IN_FILES = {"config", "help", "help_all"}
 
 
 def read_configuration(context: typer.Context, path: str | None) -> str | None:
@@ -44,17 +44,21 @@ def read_configuration(context: typer.Context, path: str | None) -> str | None:
         return path
     program = context.find_root().command
     verbs: Mapping[str, Any] = program.commands  # type: ignore[attr-defined]
-    own = str(context.info_name)
-    names = {verb: {str(option.name) for option in command.params} for verb, command in verbs.items()}
+    options = {
+        verb: {str(option.name): option.multiple for option in command.params if option.name not in _NOT_IN_FILES}
+        for verb, command in verbs.items()
+    }
     try:
-        settings = settings_for(own, names, _content_of(path), path)
+        settings = settings_for(str(context.info_name), options, _content_of(path), path)
     except (PlanFileAccessError, PlanFileError, ConfigError) as error:
         raise typer.BadParameter(str(error)) from error
     context.default_map = {**(context.default_map or {}), **settings}
     return path
 
 
-def settings_for(verb: str, options: Mapping[str, set[str]], content: Mapping[str, Any], path: str) -> dict[str, Any]:
+def settings_for(
+    verb: str, options: Mapping[str, Mapping[str, bool]], content: Mapping[str, Any], path: str
+) -> dict[str, Any]:
     """What a file sets for a verb.
 
     Parameters
@@ -62,7 +66,7 @@ def settings_for(verb: str, options: Mapping[str, set[str]], content: Mapping[st
     verb
         Name of the verb.
     options
-        By verb the names of its options.
+        By verb the names of its options, and whether each may be repeated.
     content
         Content of the file.
     path
@@ -79,7 +83,10 @@ def settings_for(verb: str, options: Mapping[str, set[str]], content: Mapping[st
     for name, table in tables.items():
         _check_known(table, options[name], f"{shown(path)}: [{name}]: ")
     given = {**top, **tables.get(verb, {})}
-    return {_named(key): _as_given(_named(key), value) for key, value in given.items() if _named(key) in options[verb]}
+    own = options[verb]
+    return {
+        _named(key): _as_given(value, repeated=own[_named(key)]) for key, value in given.items() if _named(key) in own
+    }
 
 
 def _content_of(path: str) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def _content_of(path: str) -> dict[str, Any]:
         raise PlanFileError(f"{shown(path)}: expected a TOML file: {error}") from error
 
 
-def _check_known(settings: Mapping[str, Any], known: set[str], where: str) -> None:
+def _check_known(settings: Mapping[str, Any], known: Collection[str], where: str) -> None:
     for key in settings:
         if _named(key) not in known:
             near = similar(_named(key), known)
@@ -103,15 +110,13 @@ def _named(key: str) -> str:
     return key.replace("-", "_")
 
 
-def _as_given(name: str, value: Any) -> Any:
+def _as_given(value: Any, *, repeated: bool) -> Any:
     """A value as the command line would give it."""
-    if name == "layers" and isinstance(value, Mapping):
-        return [f"{layer}={_rule(rule)}" for layer, rule in value.items()]
-    if name == "factory_args" and isinstance(value, Mapping):
-        return json.dumps(value)
-    if isinstance(value, list) and name not in ("layers", "input", "ascend"):
-        return ",".join(map(str, value))
-    return value
+    if isinstance(value, Mapping):
+        return [f"{name}={_rule(rule)}" for name, rule in value.items()] if repeated else json.dumps(value)
+    if repeated:
+        return list(map(str, value)) if isinstance(value, list) else [str(value)]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _rule(rule: Any) -> str:

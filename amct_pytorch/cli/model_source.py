@@ -68,6 +68,8 @@ def _unpickled(options: ModelOptions) -> Any:
     path = Path(options.model)
     if options.factory_args is not None:
         raise ConfigError("--factory-args: a pickled module has no factory: leave it out")
+    if path.suffix == ".py":
+        raise ConfigError(f"MODEL: name the function that makes the model: {shown(path)}:function")
     if not path.is_file():
         raise ConfigError(
             f"MODEL: expected package.module:factory, path/file.py:factory or the file of a pickled module, found "

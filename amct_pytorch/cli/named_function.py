@@ -76,18 +76,18 @@ def _from_file(path: Path) -> ModuleType:
     """The module of a file; of one that is named twice, the same."""
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # as for python file.py: neighbours can be imported
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    name = path.stem if loaded is None else f"{path.stem}_of_{path.parent.name}"  # it must hide no other module
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    earlier = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module  # where pickle and dataclasses look for it
+    sys.modules[name] = module  # where pickle and dataclasses look for it
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        if earlier is None:
-            del sys.modules[path.stem]
-        else:
-            sys.modules[path.stem] = earlier
+        del sys.modules[name]
         raise
     return module

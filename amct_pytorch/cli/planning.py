@@ -10,6 +10,7 @@ from torch import nn
 
 from .._run.placement import backend_of
 from .._storage.records import to_plain
+from ..errors import ConfigError
 from ..tensor_decompose import DecompositionPlan, plan_decomposition
 from .calibration_source import calibration_of
 from .options import (
@@ -48,6 +49,9 @@ def planned(
     method, rank, share, timing, refresh, calibration, general
         The options.
     """
+    if inputs is None and (share.macs is not None or share.latency is not None):
+        what = "MACs are counted" if share.macs is not None else "the model is timed"
+        raise ConfigError(f"--input is missing: give inputs on which {what}, such as 1x3x224x224")
     budget = budget_of(share, timing, refresh)
     of_device = (
         None if budget is None or budget.latency is None else rank_multiple_for(model, budget.backend, budget.dtype)

@@ -57,9 +57,9 @@ def run(
     example_inputs = inputs_of(inputs.input)
     made = None if saved.plan is None else load_plan(saved.plan)
     original = built(model)
+    before = None if evaluate is None else score_of(original, evaluate, "the original")
     if made is None:
         made = planned(original, example_inputs, method, rank, budget, timing, refresh, calibration, general)
-    before = None if evaluate is None else score_of(original, evaluate, "the original")
     decomposed = apply_and_save(original, made, folder, name)
     scores = None
     if evaluate is not None and before is not None:

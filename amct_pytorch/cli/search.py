@@ -31,7 +31,7 @@ def search(
     from ..tensor_decompose import search_decomposition
     from .calibration_source import calibration_of
     from .decomposition_files import apply_and_save, weights_name
-    from .inputs import inputs_of
+    from .inputs import inputs_of, required_inputs
     from .model_source import built
     from .named_function import named_function
     from .output_folder import INFO, JOURNAL, PLAN, RUN, SCORES, SEARCH, UNFINISHED_SEARCH, checked_output, cleared
@@ -45,7 +45,7 @@ def search(
     files = [INFO, name, PLAN, SEARCH, JOURNAL, SCORES, RUN]
     folder = checked_output(output, files, unfinished=UNFINISHED_SEARCH)
     evaluate = named_function(search.eval, "--eval")
-    example_inputs = inputs_of(inputs.input)
+    example_inputs = (inputs_of if search.minimise == "parameters" else required_inputs)(inputs.input)
     original = built(model)
     how = timing_of(timing)
     of_device = (

@@ -35,11 +35,12 @@ def session(general: GeneralOptions) -> Iterator[None]:
     """
     try:
         with _logging(general), _own_output(general), warnings.catch_warnings():
+            warnings.simplefilter("always", AmctWarning)
             warnings.showwarning = _shown_as_line(warnings.showwarning)
             yield
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, typer.Exit | BrokenPipeError):
-            raise
+    except typer.Exit:
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         if general.debug:
             traceback.print_exc()
         print_error(error)

@@ -14,6 +14,7 @@ from .options import GeneralOptions
 from .printing import print_result
 from .result import Result
 from .session import session
+from .streams import reader_may_leave
 
 
 def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
@@ -34,7 +35,8 @@ def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
     def run(general: GeneralOptions, **groups: Any) -> None:
         with session(general):
             result = verb(general=general, **groups)
-        print_result(result, general)
+        with reader_may_leave():
+            print_result(result, general)
         if not result.ok:
             raise typer.Exit(ExitCode.FAILED)
 
