@@ -57,6 +57,7 @@ def demo(output: OutputOptions, general: GeneralOptions) -> Result:
     from ..report import load_reports, save_report
     from ..tensor_decompose import plan_decomposition
     from ..validate import validate
+    from .decomposition_files import apply_and_save
     from .output_folder import BENCHMARK, INFO, PLAN, REPORT, RUN, SCORES, SEARCH, VALIDATION, WEIGHTS, required_output
     from .run_record import save_run
 
@@ -86,14 +87,13 @@ def demo(output: OutputOptions, general: GeneralOptions) -> Result:
     )
     found = _searched(original, score, train[:_IMAGES], images[:1], general)
     _show(found.tables(), general)
-    net, _ = found.plan.apply(copy.deepcopy(original), folder / INFO)
+    net = apply_and_save(copy.deepcopy(original), found.plan, folder, WEIGHTS)
     _check_rebuilt(net, images, folder)
     _say(4, f"Files: a network rebuilt from {INFO} and {WEIGHTS} gives the same outputs, bit for bit.", general)
     _say(5, f"This machine: both networks run in turn, {_TIMED} images at a time.", general)
     checked = validate(original, net, images[:_TIMED])
     timed = benchmark(original, net, images[:_TIMED])
     scores = ScoreReport("top-1 accuracy", "%", found.original.score, found.chosen.score, samples=len(images))
-    found.plan.save(folder / PLAN)
     for name, report in ((SEARCH, found), (VALIDATION, checked), (BENCHMARK, timed), (SCORES, scores)):
         report.save(folder / name)
     save_run(folder)
@@ -130,7 +130,7 @@ def _searched(
 
 
 def _check_rebuilt(net: nn.Module, images: Tensor, folder: Path) -> None:
-    """Save the weights of the decomposed network, and check that it can be rebuilt from the files.
+    """Check that the decomposed network can be rebuilt from its files.
 
     Raises
     ------
@@ -143,9 +143,8 @@ def _check_rebuilt(net: nn.Module, images: Tensor, folder: Path) -> None:
     from ..errors import CheckpointError
     from ..tensor_decompose import decompose_network
     from .output_folder import INFO, WEIGHTS
-    from .weights_file import load_weights, save_weights
+    from .weights_file import load_weights
 
-    save_weights(net, folder / WEIGHTS)
     rebuilt, _ = decompose_network(DigitsNet(), folder / INFO)
     load_weights(rebuilt, folder / WEIGHTS)
     with torch.no_grad():
