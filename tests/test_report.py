@@ -116,14 +116,14 @@ def test_the_cards_say_how_much_of_what_is_left(tmp_path: Path) -> None:
     text = page(tmp_path, sample.every_kind("a", "b")).text
     assert re.search(r"99\.75 %\n→\n99\.5 %\n−0\.25 percentage points\non 450 samples", text)
     assert re.search(r"12\.3 ms\n→\n6\.12 ms\n2\.02× \[1\.97, 2\.06\] ▲ faster\nA processor, float32, batch 8", text)
-    assert re.search(r"MACs\n81\.8 k\n→\n21\.8 k\n−73\.3 %", text)
-    assert re.search(r"Parameters\n120 k\n→\n60 k\n−50\.0 %", text)
+    assert re.search(r"MACs\n81\.8 k\n→\n21\.8 k\n−73 %", text)
+    assert re.search(r"Parameters\n120 k\n→\n60\.0 k\n−50 %", text)
 
 
 def test_on_a_busy_machine_the_verdict_is_withheld_and_the_page_says_why(tmp_path: Path) -> None:
     text = page(tmp_path, sample.benchmark(["a"], share=0.4)).text
     assert "Verdict withheld: the process got 40 % of the CPU time that it could use" in text
-    assert "? withheld" in text
+    assert "– withheld" in text
     assert not re.search(r"2\.02×.*\n.*whole", text)
 
 

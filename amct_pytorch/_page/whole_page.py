@@ -80,7 +80,7 @@ def page_of(reports: Sequence[Report], words: Words, command: str | None) -> Pag
     return Page(
         language=words["language"],
         title=words["title"],
-        subtitle=" · ".join(dict.fromkeys(run.began for run in runs)),
+        subtitle=" · ".join(dict.fromkeys([*_models(plans), *(run.began for run in runs)])),
         contents=words["contents"],
         sections=tuple(sections),
         footer=words["footer"].format(version=__version__),
@@ -90,6 +90,11 @@ def page_of(reports: Sequence[Report], words: Words, command: str | None) -> Pag
 
 def _of(kind: type[Kind], reports: Sequence[Report]) -> list[Kind]:
     return [report for report in reports if isinstance(report, kind)]
+
+
+def _models(plans: Sequence[DecompositionPlan]) -> list[str]:
+    """Names of the models that the plans are of, as far as they are known."""
+    return [plan.settings.model for plan in plans if plan.settings is not None]
 
 
 def _numbered(sections: Sequence[Section]) -> Iterator[Section]:
