@@ -42,6 +42,7 @@ _FILES = {
     "decompose_info.json",
     "weights.pth",
     "plan.pt",
+    "spectra.json",
     "search.json",
     "validation.json",
     "benchmark.json",

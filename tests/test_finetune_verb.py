@@ -337,7 +337,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_epoch(folder: Path) ->
     _wait_until(lambda: _done_epochs(folder / "run") >= 1)
     (folder / "nan").touch()
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert process.returncode == ExitCode.USAGE
     (epoch,) = re.findall(r"error: epoch (\d), step \d of 8: the loss is nan: use a smaller learning rate", errors)
     assert f"checkpoint holds epoch {int(epoch) - 1}" in errors
     assert len(load_training_state(folder / "run" / "checkpoint")["rows"]) == int(epoch)

@@ -58,11 +58,23 @@ def demo(output: OutputOptions, general: GeneralOptions) -> Result:
     from ..tensor_decompose import plan_decomposition
     from ..validate import validate
     from .decomposition_files import apply_and_save
-    from .output_folder import BENCHMARK, INFO, PLAN, REPORT, RUN, SCORES, SEARCH, VALIDATION, WEIGHTS, required_output
+    from .output_folder import (
+        BENCHMARK,
+        INFO,
+        PLAN,
+        REPORT,
+        RUN,
+        SCORES,
+        SEARCH,
+        SPECTRA,
+        VALIDATION,
+        WEIGHTS,
+        required_output,
+    )
     from .run_record import save_run
 
     named = Path(output.output or _FOLDER)
-    files = [INFO, WEIGHTS, PLAN, SEARCH, VALIDATION, BENCHMARK, SCORES, RUN, REPORT]
+    files = [INFO, WEIGHTS, PLAN, SPECTRA, SEARCH, VALIDATION, BENCHMARK, SCORES, RUN, REPORT]
     folder = required_output(OutputOptions(str(named), output.force), files)
     train, _, images, labels = load_digits_tensors()
     original = load_pretrained()
