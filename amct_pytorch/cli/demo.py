@@ -25,11 +25,11 @@ _FOLDER = "amct-demo"
 _DROP = 1.0
 """Percentage points of accuracy that may be lost; of half as many, chance would decide on 450 test images."""
 
-_IMAGES, _BATCH = 64, 32
+_IMAGES, _BATCH = 128, 32
 """Training images that the factors are fitted to, without their labels, and how many of them make a batch."""
 
-_EVALUATIONS = 4
-"""Networks that the search tries, the original included: few, so that the demo takes less than a minute."""
+_EVALUATIONS = 3
+"""Networks that the search tries, the original included: few, so that the demo takes about a minute."""
 
 _TIMED = 64
 """Images in a run that is timed."""
