@@ -146,6 +146,10 @@ class ReportAccessError(AmctError, OSError):
     """A report, or a picture of it, cannot be written to the given path."""
 
 
+class TrainingDiverged(AmctError, ArithmeticError):
+    """A loss or a weight is no longer finite; the message says when, and what may help."""
+
+
 class ProcessFailed(AmctError, RuntimeError):
     """Another process of the group failed, with its message, or ended. Nothing was changed in this process either."""
 

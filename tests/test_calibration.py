@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from amct_pytorch.demo import accuracy, load_digits_tensors, load_pretrained
 from amct_pytorch.errors import AmctWarning, ConfigError, InfoFileError, InputsError, LayerError
 from amct_pytorch.tensor_decompose import (
     Calibration,
@@ -40,8 +41,6 @@ from amct_pytorch.tensor_decompose.model.layers import survey
 from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
-from data import accuracy, load_digits_tensors
-from net import load_pretrained
 
 MODES = ["whiten", "refit", "reconstruct"]
 # Refit has its moments in common with whiten, and its least squares with reconstruct.

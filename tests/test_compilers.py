@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch.demo import load_digits_tensors, load_pretrained
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
 from .models import TwoConvs, chains, image
-from data import load_digits_tensors
-from net import load_pretrained
 
 
 def _decomposed() -> nn.Module:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from amct_pytorch.ascend import export_ascend
+from amct_pytorch.demo import load_pretrained
 from amct_pytorch.errors import (
     AmctError,
     ConfigError,
@@ -34,7 +35,6 @@ from amct_pytorch.export import export_onnx
 from amct_pytorch.tensor_decompose import DecompositionConfig, FixedRank, auto_decomposition
 
 from .models import TwoConvs, chains, conv, image, snapshot
-from net import load_pretrained
 from networks import resnet50
 
 pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")

@@ -84,3 +84,23 @@ def test_warnings_alone_are_printed_where_no_logging_is_set_up() -> None:
     assert not done.stdout
     assert done.stderr.startswith("no layer was decomposed: 1 of 1, such as '0': it has 64 groups")
     assert done.stderr.count("\n") == 1
+
+
+class _FromPretrained(TwoConvs):
+    """With the two methods that models of transformers and diffusers have."""
+
+    def save_pretrained(self, folder: str) -> None: ...
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> None: ...
+
+
+def test_a_model_that_from_pretrained_would_load_wrongly_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    keep = DecompositionConfig(layers={"re:.*": False})
+    auto_decomposition(TwoConvs())
+    auto_decomposition(_FromPretrained(), config=keep)
+    assert caplog.messages == []
+    auto_decomposition(nn.Sequential(_FromPretrained()))
+    (text,) = caplog.messages
+    assert text.startswith("save_pretrained of _FromPretrained writes the weights of the decomposed layers but not")
+    assert "save_decomposed" in text

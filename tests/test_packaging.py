@@ -144,7 +144,7 @@ def test_the_shipped_example_runs_and_keeps_its_accuracy(tmp_path: Path) -> None
     assert float(accuracies["fine-tuned"]) > 99
     assert "gives the same outputs, bit for bit" in done.stdout
     assert {item.name for item in tmp_path.iterdir()} == {"decompose_info.json", "decomposed_weights.pth"}
-    assert (_ROOT / "examples" / "digits" / "digits.pth").stat().st_size < 3e6
+    assert (_ROOT / "amct_pytorch" / "demo" / "digits.pth").stat().st_size < 3e6
 
 
 @pytest.mark.slow

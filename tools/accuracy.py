@@ -1,6 +1,6 @@
 """Compare factors fitted to data with plain splits, without fine-tuning: accuracy by rank and MACs.
 
-The network is that of examples/digits; factors are fitted to 256 of its training images, without labels, and accuracy
+The network is that of amct_pytorch.demo; factors are fitted to 256 of its training images, without labels, and accuracy
 is measured on its 450 test images. Every 3×3 convolution except the first is split at the same share of its full rank,
 without rounding.
 
@@ -28,6 +28,7 @@ from amct_pytorch._report.figure import Axis, Figure, Level, Series
 from amct_pytorch._report.picture import save_picture
 from amct_pytorch._report.table import Column, Table
 from amct_pytorch._report.text import as_text
+from amct_pytorch.demo import accuracy, load_digits_tensors, load_pretrained
 from amct_pytorch.tensor_decompose import (
     Calibration,
     DecompositionConfig,
@@ -37,7 +38,6 @@ from amct_pytorch.tensor_decompose import (
 )
 from amct_pytorch.tensor_decompose.calibration.data import Mode
 
-from digits import accuracy, load_digits_tensors, load_pretrained
 from networks import resnet50_without_shortcuts
 from speed import own_peak
 

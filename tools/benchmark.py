@@ -25,11 +25,11 @@ from amct_pytorch._report.text import as_text
 from amct_pytorch._report.units import in_ms, name_of
 from amct_pytorch.backend import Backend, BackendStatus, get_backend, list_backends
 from amct_pytorch.benchmark import BenchmarkReport, BenchmarkRun, benchmark
+from amct_pytorch.demo import load_pretrained
 from amct_pytorch.errors import AmctError
 from amct_pytorch.tensor_decompose import auto_decomposition
 from amct_pytorch.validate import ValidationReport, validate
 
-from digits import load_pretrained
 from networks import NETWORKS
 
 # The networks by name: how to build each, and the shape of its images (channels, height, width).

@@ -1,6 +1,6 @@
 """What budgets are worth: whether damage is predicted well, and whether the choice beats uniform ratios of the rank.
 
-The networks are that of examples/digits and two pretrained detectors, on drawn images (extra: real). Errors are those
+The networks are that of amct_pytorch.demo and two pretrained detectors, on drawn images (extra: real). Errors are those
 of the outputs on images that nothing was fitted to.
 
     python tools/budget.py predict --networks digits    # Spearman's correlation over random plans; five minutes
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from amct_pytorch._report.table import Column, Table
 from amct_pytorch._report.text import as_text
+from amct_pytorch.demo import WEIGHTS_PATH, accuracy, load_digits_tensors, load_pretrained
 from amct_pytorch.errors import ConfigError
 from amct_pytorch.tensor_decompose import (
     Budget,
@@ -48,7 +49,6 @@ from amct_pytorch.tensor_decompose.methods.candidates import Candidate
 from amct_pytorch.tensor_decompose.methods.within_budget import Weight, chosen_within
 from amct_pytorch.tensor_decompose.ranks.error_curve import PROPORTIONAL
 
-from digits import WEIGHTS_PATH, accuracy, load_digits_tensors, load_pretrained
 from pretrained import DETECTORS
 
 NETWORKS = ("digits", *DETECTORS)

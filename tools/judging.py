@@ -14,14 +14,14 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch.demo import load_digits_tensors, load_pretrained
 from amct_pytorch.tensor_decompose import Calibration, DecompositionConfig, auto_decomposition
 from amct_pytorch.tensor_decompose.calibration.data import Mode
 
-from digits import load_digits_tensors, load_pretrained
 from pretrained import DETECTORS
 
 NETWORKS = ("digits", *DETECTORS)
-"""That of examples/digits, and the pretrained detectors."""
+"""That of amct_pytorch.demo, and the pretrained detectors."""
 
 IMAGES_TO_JUDGE = 16
 """Drawn images that a detector is judged by."""

@@ -15,9 +15,11 @@ from .. import __version__
 from . import streams
 from .bench import bench
 from .command import Command, running
+from .demo import demo
 from .devices import devices
 from .exit_codes import MEANINGS, ExitCode, code_of
 from .export import export
+from .finetune import finetune
 from .plan import plan
 from .rebuild import rebuild
 from .report import report
@@ -46,10 +48,12 @@ def _print_version(wanted: bool) -> None:
 
 
 # A verb is a line here: its function, from the module of its name, and the heading that it stands under in --help.
+add_verb(app, demo, "Start")
 add_verb(app, plan, "Decompose")
 add_verb(app, run, "Decompose")
 add_verb(app, search, "Decompose")
 add_verb(app, rebuild, "Decompose")
+add_verb(app, finetune, "Decompose")
 add_verb(app, devices, "On a device")
 add_verb(app, validate, "On a device")
 add_verb(app, bench, "On a device")

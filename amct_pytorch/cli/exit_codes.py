@@ -44,6 +44,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.InputsError, ExitCode.USAGE),
     (errors.ModelError, ExitCode.MODEL),
     (errors.LayerError, ExitCode.MODEL),
+    (errors.TrainingDiverged, ExitCode.USAGE),
     (errors.ExportError, ExitCode.MODEL),
     (errors.MissingExtra, ExitCode.EXTRA),
     (errors.BackendUnavailable, ExitCode.DEVICE),

@@ -68,7 +68,7 @@ def checked_output(options: OutputOptions, files: Collection[str], *, unfinished
     return place
 
 
-def required_output(options: OutputOptions, files: Collection[str]) -> Path:
+def required_output(options: OutputOptions, files: Collection[str], *, unfinished: Collection[str] = ()) -> Path:
     """As `checked_output`, for a verb whose result is files.
 
     Raises
@@ -76,7 +76,7 @@ def required_output(options: OutputOptions, files: Collection[str]) -> Path:
     ConfigError
         None was given, besides.
     """
-    folder = checked_output(options, files)
+    folder = checked_output(options, files, unfinished=unfinished)
     if folder is None:
         raise ConfigError("--output is missing: give a folder to write to")
     return folder

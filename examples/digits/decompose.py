@@ -9,10 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from amct_pytorch.demo import DigitsNet, accuracy, load_digits_tensors, load_pretrained
 from amct_pytorch.tensor_decompose import decompose_network, plan_decomposition
-
-from data import accuracy, load_digits_tensors
-from net import DigitsNet, load_pretrained
 
 SEED = 0  # of the order of the training images
 

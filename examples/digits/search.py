@@ -13,10 +13,8 @@ import torch
 from torch import nn
 
 from amct_pytorch.benchmark import benchmark
+from amct_pytorch.demo import accuracy, load_digits_tensors, load_pretrained
 from amct_pytorch.tensor_decompose import Calibration, search_decomposition
-
-from data import accuracy, load_digits_tensors
-from net import load_pretrained
 
 DROP = 0.5  # percentage points of accuracy
 IMAGES = 256  # training images that the factors are fitted to

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from data import accuracy, load_digits_tensors
-from net import WEIGHTS_PATH, DigitsNet
+from amct_pytorch.demo import WEIGHTS_PATH, DigitsNet, accuracy, load_digits_tensors
 
 BATCH_SIZE = 64  # images per step
 

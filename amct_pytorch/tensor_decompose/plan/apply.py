@@ -22,7 +22,7 @@ from ..model.replace import Replacement, bias_for, build_chain, parameters_like,
 from ..model.spec import LayerModule
 from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
-from .log import log_applied
+from .log import log_applied, warn_of_from_pretrained
 
 
 def checked_path(path: str | os.PathLike[str] | None, processes: ProcessGroup) -> Path | None:
@@ -69,6 +69,7 @@ def apply_plan(
         if place is not None:
             sync_folder(place.parent)
     log_applied(plans, place)
+    warn_of_from_pretrained(plans, result[0])
     return result
 
 

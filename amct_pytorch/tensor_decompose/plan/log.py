@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from ...errors import listed
 from ..config import DecompositionConfig
 from ..methods.eligible import why_kept
@@ -40,6 +42,29 @@ def log_applied(layers: Sequence[LayerPlan], place: Path | None) -> None:
     _LOGGER.info("%d of %d layers are decomposed", len(decomposed), len(layers))
     if place is not None:
         _LOGGER.info("wrote %s", place)
+
+
+def warn_of_from_pretrained(layers: Sequence[LayerPlan], model: nn.Module) -> None:
+    """Log that ``save_pretrained``, as in transformers and diffusers, keeps weights alone, if the model has it.
+
+    ``from_pretrained`` builds the original structure, and gives layers whose weights it does not find random ones.
+
+    Parameters
+    ----------
+    layers
+        What was planned for every layer.
+    model
+        The model, decomposed.
+    """
+    kinds = (type(module) for module in model.modules())
+    kind = next((kind for kind in kinds if hasattr(kind, "save_pretrained") and hasattr(kind, "from_pretrained")), None)
+    if kind is not None and any(layer.decompose for layer in layers):
+        _LOGGER.warning(
+            "save_pretrained of %s writes the weights of the decomposed layers but not their structure, so "
+            "from_pretrained would replace them by random ones: call decompose_network in the __init__ of a class "
+            "derived from it and load by that, or use save_decomposed and load_decomposed of amct_pytorch.checkpoint",
+            kind.__name__,
+        )
 
 
 def log_rebuilt(names: Collection[str], path: str | os.PathLike[str]) -> None:

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from amct_pytorch.backend import Backend
-from amct_pytorch.errors import AmctError, ConfigError, DeviceError
+from ..backend import Backend
+from ..errors import AmctError, ConfigError, DeviceError
 
 # torch.distributed's backend, by the name of the device's.
 _COLLECTIVES = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
@@ -84,6 +84,13 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def first_of(self, value: float) -> float:
+        """The value of process 0."""
+        found = [value]
+        if self.count > 1:
+            dist.broadcast_object_list(found, 0, device=self.device)
+        return found[0]
+
     def agree(self, what: str, found: object) -> None:
         """Check that a value is the same in every process.
 
@@ -144,7 +151,7 @@ def processes(backend: Backend, index: int, timeout: float) -> Iterator[Processe
             raise
         raise DeviceError(
             f"process {os.environ.get('RANK')} of {count} lost another, which failed, was killed, or did not answer "
-            f"for {timeout:.0f} s: see what that said, then start all with --resume ({error})"
+            f"for {timeout:.0f} s: see what that said, then start all again ({error})"
         ) from error
     # Not after an error, as the others may never get here; the end of the process closes its connections.
     dist.destroy_process_group()

@@ -1,5 +1,7 @@
 """A small VGG-style network for 8x8 handwritten digits, with trained weights."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch
@@ -51,7 +53,13 @@ class DigitsNet(nn.Module):
 
 
 def load_pretrained(weights: Path = WEIGHTS_PATH) -> DigitsNet:
-    """Return the network with the shipped weights, or others that train.py has saved, in float32 and eval mode."""
+    """Return the network in float32 and eval mode.
+
+    Parameters
+    ----------
+    weights
+        A state dict saved by torch; the shipped one, or another that examples/digits/train.py has saved.
+    """
     state = torch.load(weights, map_location="cpu", weights_only=True)
     net = DigitsNet()
     # The file holds float16 to stay small; copying into float32 parameters casts the values back.

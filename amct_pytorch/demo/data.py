@@ -1,21 +1,32 @@
-"""The scikit-learn handwritten digits as tensors, and the accuracy of a model on them."""
+"""The handwritten digits of scikit-learn as tensors, and the accuracy of a model on them."""
+
+from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import MissingExtra
+
 
 def load_digits_tensors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return a fixed stratified 75/25 split of the 1797 digits.
+    """Return a fixed stratified 75/25 split of the 1797 digits, which scikit-learn brings along.
 
     Returns
     -------
     train_images, train_labels, test_images, test_labels : Tensor
         Images are float32 in [0, 1] of shape (N, 1, 8, 8), labels are int64 of shape (N,).
+
+    Raises
+    ------
+    MissingExtra
+        scikit-learn is not installed.
     """
-    # Imported here, since the accuracy on other data does not need scikit-learn.
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise MissingExtra("the digits are in scikit-learn: pip install scikit-learn") from error
 
     digits = load_digits()
     # The grey levels are the integers 0 to 16.
