@@ -84,7 +84,7 @@ def _run(page: str, blocks: list[_Block]) -> dict[str, object]:
 
 
 # Pages that calibrate, search, export or measure.
-_LONG = {"ascend.md", "calibration.md", "choosing.md", "deployment.md", "devices.md", "quantising.md"}
+_LONG = {"ascend.md", "calibration.md", "choosing.md", "deployment.md", "devices.md", "quantising.md", "recipes.md"}
 _RUN = [page for page in _PAGES if any(not block.mark for block in _python(page))]
 
 
