@@ -6,13 +6,20 @@ import dataclasses
 import json
 import math
 import os
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from .._storage.json_text import is_version
+from .._storage.records import from_plain
+from ..errors import quoted
 from .file import write_report
 from .report import Report
 from .units import name_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 
 class JsonReport(Report):
@@ -46,18 +53,54 @@ class JsonReport(Report):
         ReportAccessError
             The file cannot be written. An existing file is then unchanged.
         """
-        fields = {name: value for name, value in _plain(self).items() if name not in self.json_left_out}
-        content = {"format": self.json_format, "version": self.json_version, **fields}
-        write_report(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        write_report(path, (json.dumps(self.content(), indent=2, allow_nan=False) + "\n").encode())
+
+    def content(self) -> dict[str, Any]:
+        """What `save` writes, as plain data."""
+        fields = {name: value for name, value in plain_data(self).items() if name not in self.json_left_out}
+        return {"format": self.json_format, "version": self.json_version, **fields}
+
+    @classmethod
+    def of_content(
+        cls, content: Mapping[str, Any], where: str, error: type[ValueError], given: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The report that `content` was of, with everything in it checked.
+
+        Parameters
+        ----------
+        content
+            An object with the right "format"; the rest may be anything.
+        where
+            Its place, for messages: the name of the file.
+        error
+            What to raise where it is not what `save` writes.
+        given
+            Values of the fields in `json_left_out`.
+        """
+        version = content.get("version")
+        if not is_version(version, (cls.json_version,)):
+            raise error(
+                f"{where}: expected version {cls.json_version} of {cls.json_format}, found {quoted(version)}: it was "
+                "written by another release"
+            )
+        fields = {name: value for name, value in content.items() if name not in ("format", "version")}
+        return from_plain(cls, fields, where, error, given, null_is_nan=True)
 
 
-def _plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """A report as numbers, strings, lists and dicts of them, with None for NaN and infinities.
+
+    Parameters
+    ----------
+    value
+        What a `JsonReport` may hold.
+    """
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return name_of(value) if isinstance(value, torch.dtype) else value

@@ -36,6 +36,7 @@ from .config_file import load_config, save_config
 from .model.chain import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d, DecomposedLayer, DecomposedLinear
 from .plan.layer_plan import LayerPlan
 from .plan.plan import DecompositionPlan, load_plan
+from .plan.spectra import LayerSpectrum, RankSpectrum, SpectraReport, layer_spectra
 from .ranks.budget import Budget
 from .ranks.policies import EnergyRank, EvbmfRank, FixedRank, RatioRank
 from .search.result import Evaluation, SearchResult
@@ -56,10 +57,14 @@ __all__ = [
     "EvbmfRank",
     "FixedRank",
     "LayerPlan",
+    "LayerSpectrum",
+    "RankSpectrum",
     "RatioRank",
     "SearchResult",
+    "SpectraReport",
     "auto_decomposition",
     "decompose_network",
+    "layer_spectra",
     "load_config",
     "load_plan",
     "plan_decomposition",

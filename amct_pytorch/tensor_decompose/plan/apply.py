@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +17,7 @@ from ..._storage.drafts import sync_folder
 from ..._storage.paths import file_to_write
 from ...errors import InfoFileAccessError, LayerError, quoted
 from ..info_file.schema import dump, entries_of_chains
-from ..model.layers import Survey, slots
+from ..model.layers import Layer, Survey, slots
 from ..model.replace import Replacement, bias_for, build_chain, parameters_like, replaced
 from ..model.spec import LayerModule
 from .fingerprint import fingerprint
@@ -86,15 +86,7 @@ def _replacements(plans: Sequence[LayerPlan], found: Survey) -> list[Replacement
     for planned in plans:
         if not planned.decompose:
             continue
-        layer = layer_of.get(planned.names)
-        if layer is None or layer.why_not is not None or layer.spec != planned.spec:
-            raise LayerError(
-                f"layer {quoted(planned.name)}: the plan expects a {planned.split.layer.kind} {planned.spec}, found "
-                f"{'none of that name' if layer is None else layer.why_not or layer.module}: "
-                "apply the plan to the model it was made from, once, or make a new plan"
-            )
-        module = cast(LayerModule, layer.module)
-        _check_unchanged(planned, module)
+        module = layer_as_planned(planned, layer_of)
         key = (id(planned.factors), id(module.weight))
         if key not in shared:
             shared[key] = parameters_like(module.weight, planned.factors)
@@ -106,6 +98,33 @@ def _replacements(plans: Sequence[LayerPlan], found: Survey) -> list[Replacement
             (bias,) = shared[bias_key]
         replacements.append(Replacement(planned.names, module, build_chain(module, planned.split, shared[key], bias)))
     return replacements
+
+
+def layer_as_planned(planned: LayerPlan, layer_of: Mapping[tuple[str, ...], Layer]) -> LayerModule:
+    """The layer of a model that a plan decomposes.
+
+    Parameters
+    ----------
+    planned
+        What the plan says of it.
+    layer_of
+        The layers of the model, by their names.
+
+    Raises
+    ------
+    LayerError
+        It is not the layer that the plan was made from.
+    """
+    layer = layer_of.get(planned.names)
+    if layer is None or layer.why_not is not None or layer.spec != planned.spec:
+        raise LayerError(
+            f"layer {quoted(planned.name)}: the plan expects a {planned.split.layer.kind} {planned.spec}, found "
+            f"{'none of that name' if layer is None else layer.why_not or layer.module}: "
+            "apply the plan to the model it was made from, once, or make a new plan"
+        )
+    module = cast(LayerModule, layer.module)
+    _check_unchanged(planned, module)
+    return module
 
 
 def _check_unchanged(planned: LayerPlan, module: LayerModule) -> None:

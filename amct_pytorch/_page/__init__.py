@@ -1,0 +1,1 @@
+"""From reports to the sections of a page, in English or Chinese."""

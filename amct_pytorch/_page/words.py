@@ -1,0 +1,32 @@
+"""The words of the page by language. Sentences that reports hold, such as the reasons of a plan, stay in English."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .chinese import CHINESE
+from .english import ENGLISH
+
+Words = Mapping[str, str]
+"""Text by key, in one language; some with places to fill in by `str.format`."""
+
+LANGUAGES: Mapping[str, Words] = {"en": ENGLISH, "zh": CHINESE}
+"""The words by the name of the language."""
+
+_WRONG = "wrong: "
+
+
+def verdict_in(verdict: str, words: Words) -> str:
+    """A verdict of a report in a language, with a sign before it for who skims the column.
+
+    Parameters
+    ----------
+    verdict
+        "faster", "right", "wrong: …", and so on.
+    words
+        The language.
+    """
+    if verdict.startswith(_WRONG):
+        return f"✗ {words['wrong']}: {verdict.removeprefix(_WRONG)}"
+    sign = {"right": "✓ ", "faster": "▲ ", "slower": "▼ ", "no difference seen": "= ", "unknown": "? "}.get(verdict, "")
+    return f"{sign}{words.get(verdict, verdict)}"

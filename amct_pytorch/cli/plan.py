@@ -1,0 +1,45 @@
+"""`amct-decompose plan`."""
+
+from __future__ import annotations
+
+from .options import (
+    BudgetOptions,
+    CalibrationOptions,
+    GeneralOptions,
+    InputOptions,
+    MethodOptions,
+    ModelOptions,
+    OutputOptions,
+    RankOptions,
+    RefreshOptions,
+    TimingOptions,
+)
+from .result import Result
+
+
+def plan(
+    model: ModelOptions,
+    inputs: InputOptions,
+    method: MethodOptions,
+    rank: RankOptions,
+    budget: BudgetOptions,
+    timing: TimingOptions,
+    refresh: RefreshOptions,
+    calibration: CalibrationOptions,
+    output: OutputOptions,
+    general: GeneralOptions,
+) -> Result:
+    """Show what a decomposition would do to each layer of a model, without doing it."""
+    from .inputs import inputs_of
+    from .model_source import built
+    from .output_folder import PLAN, RUN, checked_output
+    from .planning import planned, summary
+    from .run_record import save_run
+
+    folder = checked_output(output, [PLAN, RUN])
+    example_inputs = inputs_of(inputs.input)
+    made = planned(built(model), example_inputs, method, rank, budget, timing, refresh, calibration, general)
+    if folder is not None:
+        made.save(folder / PLAN)
+        save_run(folder, timing.backend, timing.index)
+    return Result(made.tables(), summary(made))

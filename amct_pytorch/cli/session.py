@@ -1,0 +1,116 @@
+"""What surrounds a verb: log, warnings, errors as single lines, and nothing but JSON on the standard output with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TextIO
+
+import typer
+
+from ..errors import AmctWarning, ReportAccessError
+from .exit_codes import ExitCode, code_of
+from .options import GeneralOptions
+
+_LOGGER = logging.getLogger("amct_pytorch")
+
+
+@contextlib.contextmanager
+def session(general: GeneralOptions) -> Iterator[None]:
+    """Run a verb: its errors end as single lines on stderr and an exit code, its log goes where the user wants it.
+
+    Parameters
+    ----------
+    general
+        The options that every verb has.
+
+    Raises
+    ------
+    typer.Exit
+        The body raised an error.
+    """
+    try:
+        with _logging(general), _own_output(general), warnings.catch_warnings():
+            warnings.simplefilter("always", AmctWarning)
+            warnings.showwarning = _shown_as_line(warnings.showwarning)
+            yield
+    except typer.Exit:
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if general.debug:
+            traceback.print_exc()
+        print_error(error)
+        raise typer.Exit(code_of(error)) from error
+
+
+def print_error(error: BaseException) -> None:
+    """Print an error as one line on stderr.
+
+    Parameters
+    ----------
+    error
+        What ended the command.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted; what is written is complete"
+    elif code_of(error) == ExitCode.UNEXPECTED:
+        text = f"unexpected {type(error).__name__}: {text}: run it again with --debug for the traceback"
+    print(f"error: {text}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _logging(general: GeneralOptions) -> Iterator[None]:
+    """Log to stderr, and to a file where one is given."""
+    level = logging.ERROR if general.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(general.verbose, 2)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setLevel(level)
+    handlers[0].setFormatter(logging.Formatter("%(message)s"))
+    if general.log is not None:
+        try:
+            handlers.append(logging.FileHandler(general.log, encoding="utf-8"))
+        except OSError as error:
+            raise ReportAccessError(f"--log {general.log}: cannot be written: {error}") from error
+        handlers[1].setLevel(min(level, logging.INFO))
+        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    earlier = _LOGGER.level
+    _LOGGER.setLevel(min(handler.level for handler in handlers))
+    for handler in handlers:
+        _LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            _LOGGER.removeHandler(handler)
+            handler.close()
+        _LOGGER.setLevel(earlier)
+
+
+@contextlib.contextmanager
+def _own_output(general: GeneralOptions) -> Iterator[None]:
+    """With ``--json``, have what the user's code prints go to stderr: the standard output holds one object alone."""
+    with contextlib.redirect_stdout(sys.stderr) if general.json else contextlib.nullcontext():
+        yield
+
+
+def _shown_as_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """How to show a warning: one of this package as a line of the log, others as before."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, AmctWarning):
+            _LOGGER.warning("warning: %s", message)
+        else:
+            otherwise(message, category, filename, lineno, file, line)
+
+    return show
