@@ -58,7 +58,9 @@ def test_plan_takes_a_budget_and_rules(command: Command) -> None:
     ],
 )
 def test_ranks_are_given_in_words(command: Command, options: tuple[str, ...], method: str, ranks: list[int]) -> None:
-    [body] = [layer for layer in command("plan", NETWORK, *options, "--json").json["layers"] if layer["names"] == ["body"]]
+    [body] = [
+        layer for layer in command("plan", NETWORK, *options, "--json").json["layers"] if layer["names"] == ["body"]
+    ]
     assert (body["method"], body["ranks"]) == (method, ranks)
 
 
@@ -140,7 +142,9 @@ def test_validate_ends_with_1_where_a_layer_is_wrong(command: Command, monkeypat
 
 @pytest.mark.slow  # a benchmark takes seconds
 def test_bench_measures_the_decomposed_model(command: Command, tmp_path: Path, decomposed: Path) -> None:
-    ended = command("bench", NETWORK, *SHAPE, "--decomposed", decomposed / "decompose_info.json", "--batch-sizes", "1,2", "--json")
+    ended = command(
+        "bench", NETWORK, *SHAPE, "--decomposed", decomposed / "decompose_info.json", "--batch-sizes", "1,2", "--json"
+    )
     assert [run["batch_size"] for run in ended.json["runs"]] == [1, 2]
 
 

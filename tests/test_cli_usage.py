@@ -93,7 +93,9 @@ def test_verbs_that_run_the_model_need_inputs(command: Command, verb: str) -> No
     assert "--input is missing" in _fails(command, ExitCode.USAGE, verb, NETWORK)
 
 
-@pytest.mark.parametrize(("verb", "option"), [("rebuild", "--decomposed"), ("export", "--decomposed"), ("run", "--output")])
+@pytest.mark.parametrize(
+    ("verb", "option"), [("rebuild", "--decomposed"), ("export", "--decomposed"), ("run", "--output")]
+)
 def test_what_a_verb_cannot_do_without(command: Command, verb: str, option: str) -> None:
     assert f"{option} is missing" in _fails(command, ExitCode.USAGE, verb, NETWORK, *SHAPE)
 
@@ -145,7 +147,11 @@ def test_weights_of_other_shapes(command: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"model": {"a": torch.ones(1)}}, "as --weights-key: model"), ([1], "expected weights by name"), (Network(), "more than weights")],
+    [
+        ({"model": {"a": torch.ones(1)}}, "as --weights-key: model"),
+        ([1], "expected weights by name"),
+        (Network(), "more than weights"),
+    ],
 )
 def test_files_that_hold_something_else_than_weights(
     command: Command, tmp_path: Path, content: object, message: str
@@ -222,7 +228,12 @@ def test_every_error_has_a_code_and_every_code_a_meaning() -> None:
 
     for kind in below(AmctError):
         assert code_of(kind.__new__(kind)) in (
-            ExitCode.USAGE, ExitCode.MODEL, ExitCode.BUDGET, ExitCode.DEVICE, ExitCode.FILE, ExitCode.EXTRA
+            ExitCode.USAGE,
+            ExitCode.MODEL,
+            ExitCode.BUDGET,
+            ExitCode.DEVICE,
+            ExitCode.FILE,
+            ExitCode.EXTRA,
         )
     assert set(MEANINGS) == set(ExitCode) - {ExitCode.BROKEN_PIPE}  # which nobody sees
 
@@ -257,7 +268,9 @@ def test_files_of_options_that_are_wrong(command: Command, tmp_path: Path, text:
 
 
 def test_a_file_of_options_that_is_not_there(command: Command) -> None:
-    assert "missing.toml: cannot be read" in _fails(command, ExitCode.USAGE, "plan", NETWORK, "--config", "missing.toml")
+    assert "missing.toml: cannot be read" in _fails(
+        command, ExitCode.USAGE, "plan", NETWORK, "--config", "missing.toml"
+    )
 
 
 def test_log_and_verbosity(command: Command, tmp_path: Path) -> None:

@@ -182,6 +182,29 @@ def _classes() -> dict[str, type]:
     }
 
 
+@pytest.mark.parametrize("module", ["tensor_decompose", "finetune", "backend", "report"])
+def test_the_reference_has_every_public_name(module: str) -> None:
+    names = importlib.import_module(f"amct_pytorch.{module}").__all__
+    assert set(names) <= set(re.findall(r"\w+", _text(f"api/{module}.md")))
+
+
+def test_the_page_of_the_command_line_has_every_verb_and_only_options_that_there_are() -> None:
+    typer = pytest.importorskip("typer")
+    from amct_pytorch.cli.app import app
+    from amct_pytorch.cli.exit_codes import MEANINGS
+
+    page = _text("command-line.md")
+    verbs = typer.main.get_command(app).commands
+    assert set(verbs) <= set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    for verb, command in verbs.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        for line in re.findall(rf"^amct-decompose {verb}\b(.*)$", page.replace("\\\n", ""), flags=re.MULTILINE):
+            used = set(re.findall(r"(?<!\S)--?[a-z][\w-]*", line))
+            assert used <= options, f"{verb}: {used - options}"
+    for code, meaning in MEANINGS.items():
+        assert f"| {code.value} | {meaning} |" in page
+
+
 @functools.cache
 def _templates() -> list[str]:
     """Every text in the sources of the library, with … for what is filled in."""
