@@ -360,7 +360,8 @@ def test_ranks_can_be_chosen_layers_left_out_and_the_plan_read_before_it_is_appl
     text = plan.text(width=400)
     assert "left out by the rule 'conv1'" in text
     assert "its 3 channels at the narrower end are below 64" in text
-    assert "hold 0.5 of the energy" in text
+    assert "EnergyRank(share=0.5), multiples of 8" in text
+    assert "hold 0.5 of the energy" in plan.explain().text(width=400)
     assert "1 of 3 Conv2d are decomposed" in text
     _, changes = plan.apply(model)
     assert list(changes) == ["conv2"]

@@ -326,7 +326,8 @@ def test_a_layer_without_a_bias_gets_one_that_sets_the_mean_response_right(mode:
     model, info = WithoutBiases().eval(), tmp_path / "info.json"
     x = batches(1)
     plan = plan_decomposition(model, LOW, calibration=Calibration(x, mode=mode))
-    assert plan.text(width=400).count("bias added") == 2
+    assert plan.explain().text(width=400).count("bias added") == 2
+    assert "bias added: 2 layers: conv[12]." in plan.text(width=400)
     original = copy.deepcopy(model)
     plan.apply(model, info)
     assert sum(parameter.numel() for parameter in model.parameters()) == plan.parameters_after
@@ -504,7 +505,7 @@ def test_the_plans_errors_are_those_of_the_network_as_decomposed_on_the_batches_
     assert "Output error on 1 batch held out of the fit" in text
     assert "top-1 agreement with the original" in text
     assert f"{plan.layers[2].response_error:.3f}" in text
-    assert "samples an unknown" in text
+    assert "samples an unknown" in plan.explain().text(width=400)
 
 
 def seen_by(model: nn.Module, name: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -540,7 +541,7 @@ def test_each_channel_is_scaled_to_what_the_original_answers_there(mode: str, bi
     for layer in plan.layers[2:]:
         least, most = layer.fit.scales
         assert least < most
-    text = plan.text(width=400)
+    text = plan.explain().text(width=400)
     assert "scaled 0." in text or "scaled 1" in text
 
 

@@ -327,7 +327,7 @@ def test_the_report_prints_the_profile_and_saves_it(tmp_path: Path) -> None:
     names = [f"strange_{number}" for number in range(7)]
     report = benchmark(*_pair(), image(), Recorded(0.5, names), profile=True)
     _, timed, kernels = report.tables()
-    assert {row[-1] for row in timed.rows} == {"no difference seen, host-bound"}
+    assert {row[-1] for row in timed.rows} == {"– no difference seen, host-bound"}
     assert [row[0] for row in kernels.rows] == ["conv1", "conv1", "conv2", "conv2", "whole model", "whole model"]
     assert kernels.rows[-1][1:] == ("decomposed", "8", "5", "50%", "HF32", "convolution 90%, other 10%")
     text = report.text(width=400)
@@ -356,7 +356,7 @@ def test_an_unknown_verdict_is_not_blamed_on_the_host(monkeypatch: pytest.Monkey
     waited = itertools.count()
     monkeypatch.setattr(timing, "read_counters", lambda: CpuCounters(2.0 * next(waited), 0, {1: next(waited)}))
     _, timed, _ = benchmark(*_pair(), image(), Recorded(0.5), profile=True).tables()
-    assert {row[-1] for row in timed.rows} == {"unknown"}
+    assert {row[-1] for row in timed.rows} == {"– unknown"}
 
 
 def test_a_backend_that_records_no_kernels_says_so_before_anything_runs() -> None:

@@ -253,7 +253,7 @@ def test_the_model_takes_the_share_of_the_time_and_the_plan_says_so(share: float
     assert f"Budget latency={share:g}: {plan.latency.measured:.1%} [" in text
     for said in ("expected, in", "on simulated, cpu:0, batch 2, float32, eager (threads 1,", "100% of the CPU time"):
         assert said in text
-    assert re.search(r"next better: [^;]*, \+\d+\.\d+% of the time, -\d+\.\d+% damage", text)
+    assert re.search(r"next better: [^;]*, \+\d+\.\d+% of the time, -\d+\.\d+% damage", plan.explain().text(width=2000))
 
 
 def test_no_layer_in_the_plan_is_slower_than_its_original() -> None:

@@ -234,29 +234,29 @@ def test_every_report_fits_80_columns_and_shows_all_of_its_tables(report: Any, m
 
 def test_what_is_most_important_survives_at_80_columns() -> None:
     assert """\
-layer                      original  decomposed            speed-up  verdict
-─────────────────────────  ────────  ──────────  ──────────────────  ───────────
-backbone….blocks.11.conv2  12 ± 1.2     6 ± 0.6  2.00× [1.90, 2.10]  faster
-(the model)                                                          did not run
-whole model                12 ± 1.2     6 ± 0.6  2.00× [1.90, 2.10]  faster
+layer                    original  decomposed            speed-up  verdict
+───────────────────────  ────────  ──────────  ──────────────────  ─────────────
+backbone…locks.11.conv2  12 ± 1.2     6 ± 0.6  2.00× [1.90, 2.10]  ▲ faster
+(the model)                                                        – did not run
+whole model              12 ± 1.2     6 ± 0.6  2.00× [1.90, 2.10]  ▲ faster
 """ in _BENCHMARK.text(80)
     assert """\
-layer                            device error  verdict
-───────────────────────────────  ────────────  ─────────────────────────────────
-backbone.s…es.2.blocks.11.conv2           nan  wrong: its response is not finite
+layer                          device error  verdict
+─────────────────────────────  ────────────  ───────────────────────────────────
+backbone.s….2.blocks.11.conv2           nan  ✗ wrong: its response is not finite
 """ in _VALIDATION.text(80)
 
 
 def test_a_layer_that_did_not_run_has_empty_cells() -> None:
     _, table = _BENCHMARK.tables()
-    assert table.rows[1] == ("(the model)", "64→64, 3×3", "3×1, 1×3", "16", "", "", "", "", "did not run")
+    assert table.rows[1] == ("(the model)", "64→64, 3×3", "3×1, 1×3", "16", "", "", "", "", "– did not run")
     assert table.rows[2][0] == "whole model"
 
 
 def test_a_plan_shows_no_column_that_is_empty_for_every_layer() -> None:
     (table,) = plan_decomposition(TwoConvs()).tables()
     assert [column.heading for column in table.columns] == [
-        "layer", "Conv2d", "verdict", "mode", "rank", "parameters", "error", "reason",
+        "layer", "Conv2d", "split", "rank", "parameters", "weight error",
     ]  # fmt: skip
     assert "MACs" in [column.heading for column in _plan().tables()[0].columns]
 

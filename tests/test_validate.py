@@ -158,7 +158,15 @@ def test_of_two_outputs_that_look_like_scores_none_is_taken() -> None:
 def test_the_report_prints_and_is_saved_whole(tmp_path: Path) -> None:
     report = validate(*_pair(), image(), dtypes=[torch.float32, torch.bfloat16])
     text = report.text(width=400)
-    for word in ("Validation on", "float32: device errors up to", "bfloat16", "conv1", "top-1 agreement", "threads 1"):
+    for word in (
+        "Validation on",
+        "float32, tolerance 4.0e-06 of the device error and 2.0e-05 of the worst: threads",
+        "Response error: of the decomposed",
+        "bfloat16",
+        "conv1",
+        "top-1 agreement",
+        "threads 1",
+    ):
         assert word in text
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .._report.json_file import JsonReport
+from .._report.marks import marked
 from .._report.table import Column, Table
 from .._report.units import in_gib, settings_line
 
@@ -104,7 +105,7 @@ class ExportReport(JsonReport):
                 f"{check.max_difference:.1e}",
                 f"{check.mean_difference:.1e}",
                 f"{check.relative_difference:.1e}",
-                "right" if check.ok else f"wrong: expected at most {_TOLERANCE:.0e} relative",
+                marked("right" if check.ok else f"wrong: expected at most {_TOLERANCE:.0e} relative"),
             )
             for check in self.checks
         )
@@ -123,6 +124,6 @@ _COLUMNS = (
     Column("inputs", "name"),
     Column("max difference", "number", priority=1),
     Column("mean difference", "number", priority=0),
-    Column("relative", "number", priority=2),
-    Column("onnxruntime is", "prose", priority=3),
+    Column("relative difference", "number", priority=2),
+    Column("onnxruntime is", "verdict", priority=3),
 )

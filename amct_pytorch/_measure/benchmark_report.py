@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from .._report.json_file import JsonReport
+from .._report.marks import marked
 from .._report.table import Column, Table
-from .._report.units import in_gib, in_ms, name_of, settings_line
+from .._report.units import change_in_percent, from_to, in_gib, in_ms, name_of, settings_line
 from ..backend import DeviceInfo
 from ..tensor_decompose.model.spec import common_kind
 from .kernel_summary import KernelProfile
@@ -148,13 +149,13 @@ _UNNAMED = "(the model)"
 _NAME = Column("layer", "name")
 # In a narrow terminal the measured columns are the last to be left out. Between the name and these is the geometry.
 _COLUMNS = (
-    Column("chain", priority=0),
+    Column("split", priority=0),
     Column("rank", "number", priority=3),
-    Column("MACs left", "number", priority=2),
+    Column("MACs", "number", priority=2),
     Column("original", "number", priority=4),
     Column("decomposed", "number", priority=5),
     Column("speed-up", "number", priority=7),
-    Column("verdict", "prose", priority=6),
+    Column("verdict", "verdict", priority=6),
 )
 
 
@@ -163,6 +164,8 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     if run.batch_size is not None:
         title += f", batch {run.batch_size}"
     title += f", {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}"
+    load = _cpu_share(run)
+    title += "" if load is None else f", CPU share {load:.0%}"
     kind = common_kind(layer.kind for layer in run.layers)
     columns = (_NAME, Column(kind or "geometry", priority=1), *_COLUMNS)
     rows = [
@@ -171,12 +174,14 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     ]
     whole = _verdict(run.model.speed_up.verdict, run.profile)
     rows.append((WHOLE, "", "", "", "", *_comparison_cells(run.model), whole))
-    sizes = f"Parameters: {run.parameters:,} → {run.parameters_after:,}."
+    sizes = f"Parameters: {from_to(run.parameters, run.parameters_after)}."
     if run.peak_memory is not None and run.peak_memory_after is not None:
         sizes += f" Peak memory: {in_gib(run.peak_memory)} → {in_gib(run.peak_memory_after)}."
     notes = [
         "Times: median milliseconds per forward pass, ± half the interquartile range. "
-        "Speed-up: median of paired ratios [99 % interval].",
+        "Speed-up: median of paired ratios [99 % interval]."
+        + " CPU share: what the process got of the CPU time that it could use, the least of all measurements."
+        * (load is not None),
         sizes,
     ]
     if run.fallbacks:
@@ -194,13 +199,19 @@ def _kernels(run: BenchmarkRun) -> list[Table]:
 def _verdict(verdict: str, profile: KernelProfile | None) -> str:
     # A process that did not get the CPU keeps the device waiting, but the program is not to blame.
     known = verdict != UNKNOWN
-    return f"{verdict}, host-bound" if known and profile is not None and profile.host_bound else verdict
+    return marked(f"{verdict}, host-bound" if known and profile is not None and profile.host_bound else verdict)
+
+
+def _cpu_share(run: BenchmarkRun) -> float | None:
+    """The least share of the CPU time that the process got in any measurement; None if it is not known."""
+    found = [run.model, *(layer.comparison for layer in run.layers if layer.comparison is not None)]
+    return min((one.cpu_share for one in found if one.cpu_share is not None), default=None)
 
 
 def _layer_cells(layer: LayerBenchmark, kind: str) -> tuple[str, ...]:
-    share = f"{layer.macs_after / layer.macs:.0%}" if layer.macs else ""
+    change = change_in_percent(layer.macs, layer.macs_after)
     geometry = layer.conv if kind else f"{layer.kind} {layer.conv}"
-    return layer.name or _UNNAMED, geometry, layer.mode, ", ".join(map(str, layer.ranks)), share
+    return layer.name or _UNNAMED, geometry, layer.mode, ", ".join(map(str, layer.ranks)), change
 
 
 def _comparison_cells(comparison: Comparison | None) -> tuple[str, ...]:

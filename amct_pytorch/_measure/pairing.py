@@ -14,7 +14,7 @@ from ..errors import LayerError, ModelError, listed, quoted
 from ..tensor_decompose.model.chain import DecomposedLayer
 from ..tensor_decompose.model.eligibility import geometry_of
 from ..tensor_decompose.model.layers import check_model
-from ..tensor_decompose.model.spec import LayerModule, LayerSpec, times
+from ..tensor_decompose.model.spec import LayerModule, LayerSpec, kernels_of
 
 # Advice in messages about an original that was decomposed itself.
 _KEEP_A_COPY = (
@@ -48,7 +48,7 @@ class Pair:
     @property
     def mode(self) -> str:
         """Kernel sizes of the chain: "3×1, 1×3"; of Linear layers their features: "64→16, 16→64"."""
-        return ", ".join(times(stage.kernel_size) or str(stage) for stage in self.decomposed.stages)
+        return kernels_of(self.decomposed.stages)
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from .._report.json_file import JsonReport
+from .._report.marks import marked
 from .._report.table import Column, Table
 from .._report.units import name_of, settings_line
 from ..backend import DeviceInfo, Tolerance
@@ -115,12 +116,12 @@ class ValidationReport(JsonReport):
 # In a narrow terminal the verdict and the device error are the last to be left out.
 _COLUMNS = (
     Column("layer", "name"),
-    Column("chain", priority=0),
+    Column("split", priority=0),
     Column("rank", "number", priority=1),
     Column("device error", "number", priority=4),
-    Column("at one place", "number", priority=2),
+    Column("worst device error", "number", priority=2),
     Column("response error", "number", priority=3),
-    Column("verdict", "prose", priority=5),
+    Column("verdict", "verdict", priority=5),
 )
 
 
@@ -133,15 +134,19 @@ def _table(run: DtypeValidation) -> Table:
             f"{layer.device_error:.1e}",
             f"{layer.device_worst:.1e}",
             f"{layer.response_error:.3f}",
-            layer.verdict,
+            marked(layer.verdict),
         )
         for layer in run.layers
     ]
     title = (
-        f"{name_of(run.dtype)}: device errors up to {run.tolerance.norm:.1e} ({run.tolerance.worst:.1e} at one place) "
-        f"pass as rounding; {settings_line(run.settings)}"
+        f"{name_of(run.dtype)}, tolerance {run.tolerance.norm:.1e} of the device error and {run.tolerance.worst:.1e} "
+        f"of the worst: {settings_line(run.settings)}"
     )
-    notes = [_outputs(run)]
+    notes = [
+        "Device error: of the decomposed layer on the device, compared with itself in float64 on the host; worst: of a "
+        "single value. Response error: of the decomposed layer, compared with the original; both on the device.",
+        _outputs(run),
+    ]
     if run.fallbacks:
         notes.append(f"Run on the CPU, as the device lacks them: {', '.join(run.fallbacks)}.")
     return Table(title, _COLUMNS, tuple(rows), (*notes, *run.notes))
@@ -151,4 +156,4 @@ def _outputs(run: DtypeValidation) -> str:
     if run.output_error is None:
         return "Outputs: no floating-point tensors of the same shapes to compare."
     agreement = "" if run.top1_agreement is None else f", top-1 agreement {run.top1_agreement:.2%}"
-    return f"Outputs: relative error {run.output_error:.3f} compared with the original{agreement}."
+    return f"Output error: {run.output_error:.3f} compared with the original{agreement}."

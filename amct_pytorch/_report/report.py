@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import sys
 
 from .table import Table
 from .text import as_text
@@ -32,4 +33,5 @@ class Report(abc.ABC):
         return as_text(self.tables(), width)
 
     def __str__(self) -> str:
-        return self.text()
+        # What print writes to cannot be known here; an output that lacks a character would end the program.
+        return as_text(self.tables(), encoding=getattr(sys.stdout, "encoding", None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["name", "word", "number", "prose"]
+Kind = Literal["name", "word", "number", "prose", "verdict"]
 """Kind of the cells of a column; see `Column`."""
 
 
@@ -18,8 +18,9 @@ class Column:
     heading
         Shown above the column.
     kind
-        Kind of its cells, which decides how they may be shortened: a "name" in its middle, "prose" at its end, a "word"
-        or a "number" not at all. Numbers are aligned to the right.
+        Kind of its cells, which decides how they may be shortened: a "name" in its middle, "prose" and a "verdict" at
+        the end, a "word" or a "number" not at all. Numbers are aligned to the right. A verdict begins with its mark;
+        see `marked`.
     priority
         If the table is too wide, columns of the lowest priority are left out first; the first column never is.
     """

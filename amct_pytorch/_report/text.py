@@ -1,14 +1,14 @@
-"""Tables as plain text of a given width."""
+"""Tables as lines of text of a given width."""
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import shutil
-import unicodedata
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import ConfigError, quoted
+from .characters import fitting, in_encoding, printable, width_of
+from .marks import tone_of
 from .table import Column, Table
 
 _GAP = "  "  # between columns
@@ -17,8 +17,32 @@ _ELLIPSIS = "…"  # in place of the removed part of a cell
 # Fewest characters to which a name or prose is shortened before a column is left out; also the narrowest table.
 _SHORTEST = 20
 
+# The same for a verdict: its mark and first word.
+_SHORTEST_VERDICT = 10
 
-def as_text(tables: Sequence[Table], width: int | None = None) -> str:
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a line that looks the same throughout.
+
+    Attributes
+    ----------
+    text
+        What is printed, with the blanks that align it.
+    role
+        What it is: "title", "heading", "rule", "note", the kind of a cell (see `Column`), or of a verdict "good", "bad"
+        or "neutral"; empty for the gap between cells.
+    """
+
+    text: str
+    role: str = ""
+
+
+Line = tuple[Part, ...]
+"""The parts of a line, from left to right."""
+
+
+def as_text(tables: Sequence[Table], width: int | None = None, encoding: str | None = None) -> str:
     """Tables as plain text, one below the other.
 
     Titles and notes are wrapped. A row is always one line. If it does not fit, long names are shortened in the middle,
@@ -32,37 +56,75 @@ def as_text(tables: Sequence[Table], width: int | None = None) -> str:
     width
         Characters in a line, 20 or more; a wide East Asian character counts as two. None for the environment variable
         COLUMNS if it is set, else the width of the terminal, else 80.
+    encoding
+        The encoding that the text must be possible in; characters that it lacks are replaced by ASCII ones. None for
+        every character.
 
     Raises
     ------
     ConfigError
         The width is not a whole number, or is below 20.
     """
+    return "\n".join(map(plain, lines_of(tables, width, encoding)))
+
+
+def plain(line: Line) -> str:
+    """A line without anything that only looks.
+
+    Parameters
+    ----------
+    line
+        The line.
+    """
+    return "".join(part.text for part in line).rstrip()
+
+
+def lines_of(tables: Sequence[Table], width: int | None = None, encoding: str | None = None) -> list[Line]:
+    """The lines of tables, one below the other, with an empty line between two; see `as_text`."""
     if width is None:
         width = max(shutil.get_terminal_size().columns, _SHORTEST)
     if isinstance(width, bool) or not isinstance(width, int) or width < _SHORTEST:
         raise ConfigError(f"width: expected a whole number of {_SHORTEST} or more, found {quoted(width)}")
-    return "\n\n".join("\n".join(_lines(table, width)) for table in tables)
+    lines: list[Line] = []
+    for number, table in enumerate(tables):
+        lines += [()] * (number > 0) + _lines(_in_encoding(table, encoding), width, encoding)
+    return lines
 
 
-def _lines(table: Table, width: int) -> list[str]:
-    lines = _wrapped(table.title, width)
+def _in_encoding(table: Table, encoding: str | None) -> Table:
+    def written(text: str) -> str:
+        return in_encoding(text, encoding)
+
+    return Table(
+        written(table.title),
+        tuple(replace(column, heading=written(column.heading)) for column in table.columns),
+        tuple(tuple(map(written, row)) for row in table.rows),
+        tuple(map(written, table.notes)),
+    )
+
+
+def _lines(table: Table, width: int, encoding: str | None) -> list[Line]:
+    lines = _wrapped(table.title, width, "title")
     notes = list(table.notes)
     if table.columns:
+        lines += [()] * ("\n" in table.title)
         headings = [column.heading for column in table.columns]
-        rows = [[_printable(cell) for cell in row] for row in (headings, *table.rows)]
-        natural = [max(map(_width_of, cells)) for cells in zip(*rows, strict=True)]
+        rows = [[printable(cell) for cell in row] for row in (headings, *table.rows)]
+        natural = [max(map(width_of, cells)) for cells in zip(*rows, strict=True)]
         shown = _fitted(table.columns, natural, width)
-        head, *body = (_row(row, table.columns, shown) for row in rows)
-        lines += [head, _GAP.join("─" * size for size in shown.values()), *body]
+        ellipsis, rule = in_encoding(_ELLIPSIS, encoding), in_encoding("─", encoding)
+        head, *body = rows
+        lines.append(_row(head, table.columns, shown, ellipsis, "heading"))
+        lines.append((Part(_GAP.join(rule * size for size in shown.values()), "rule"),))
+        lines += [_row(row, table.columns, shown, ellipsis) for row in body]
         if shown != dict(enumerate(natural)):
             left_out = ", ".join(heading for number, heading in enumerate(headings) if number not in shown)
             what = f"Left out to fit {width} characters: {left_out}" if left_out else f"Cut to fit {width} characters"
             notes.append(f"{what}. text(width={_total(natural)}) shows everything.")
         if notes:
-            lines.append("")
+            lines.append(())
     for note in notes:
-        lines += _wrapped(note, width)
+        lines += _wrapped(note, width, "note")
     return lines
 
 
@@ -71,11 +133,13 @@ def _fitted(columns: Sequence[Column], natural: Sequence[int], width: int) -> di
     shown = dict(enumerate(natural))
     names = [number for number, column in enumerate(columns) if column.kind == "name"]
     shown.update((number, min(natural[number], _SHORTEST)) for number in names)  # widened below
+    shortest = {"prose": _SHORTEST, "verdict": _SHORTEST_VERDICT}
     for number in sorted(range(1, len(columns)), key=lambda number: (columns[number].priority, -number)):
         excess = _total(shown.values()) - width
         if excess <= 0:
             break
-        if columns[number].kind == "prose" and shown[number] - excess >= _SHORTEST:
+        least = shortest.get(columns[number].kind)
+        if least is not None and shown[number] - excess >= least:
             shown[number] -= excess
         else:
             del shown[number]
@@ -90,46 +154,38 @@ def _total(widths: Collection[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _row(row: Sequence[str], columns: Sequence[Column], shown: dict[int, int]) -> str:
-    cells = []
+def _row(
+    row: Sequence[str], columns: Sequence[Column], shown: dict[int, int], ellipsis: str, role: str | None = None
+) -> Line:
+    parts: list[Part] = []
     for number, size in shown.items():
-        cell = _cut(row[number], size, in_the_middle=columns[number].kind == "name")
-        blank = " " * (size - _width_of(cell))
-        cells.append(blank + cell if columns[number].kind == "number" else cell + blank)
-    return _GAP.join(cells).rstrip()
+        kind = columns[number].kind
+        cell = _cut(row[number], size, ellipsis, in_the_middle=kind == "name")
+        blank = " " * (size - width_of(cell))
+        text = blank + cell if kind == "number" else cell + blank
+        parts += [Part(_GAP)] * bool(parts)
+        parts.append(Part(text, role or (tone_of(cell) if kind == "verdict" else kind)))
+    return tuple(parts)
 
 
-def _cut(cell: str, size: int, *, in_the_middle: bool) -> str:
-    if _width_of(cell) <= size:
+def _cut(cell: str, size: int, ellipsis: str, *, in_the_middle: bool) -> str:
+    if width_of(cell) <= size:
         return cell
-    room = size - _width_of(_ELLIPSIS)
+    room = size - width_of(ellipsis)
     # The end of a layer's name identifies it better than its beginning, which many layers share.
     end = 2 * room // 3 if in_the_middle else 0
-    return cell[: _fitting(cell, room - end)] + _ELLIPSIS + cell[len(cell) - _fitting(cell[::-1], end) :]
+    return cell[: fitting(cell, room - end)] + ellipsis + cell[len(cell) - fitting(cell[::-1], end) :]
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, width: int, role: str) -> list[Line]:
+    """The lines of a text, none longer than the width; what does not fit goes on with the indent of its line."""
     lines = []
-    for line in map(_printable, text.splitlines()):
-        while _width_of(line) > width:
-            space = line.rfind(" ", 1, _fitting(line, width + 1))
-            end = space if space > 0 else _fitting(line, width)
+    for line in map(printable, text.splitlines()):
+        indent = " " * min(len(line) - len(line.lstrip()), width // 2)
+        while width_of(line) > width:
+            space = line.rfind(" ", len(indent) + 1, fitting(line, width + 1))
+            end = space if space > 0 else fitting(line, width)
             lines.append(line[:end].rstrip())
-            line = line[end:].lstrip()
+            line = indent + line[end:].lstrip()
         lines.append(line)
-    return lines
-
-
-def _printable(text: str) -> str:
-    """The text in one line, without control characters that would move the cursor of a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _fitting(text: str, room: int) -> int:
-    """Number of leading characters of a text that fit into this many columns of a terminal."""
-    return bisect.bisect_right(list(itertools.accumulate(map(_width_of, text))), room)
-
-
-def _width_of(text: str) -> int:
-    """Columns that the text takes in a terminal: two for a wide East Asian character."""
-    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+    return [(Part(line, role),) for line in lines]

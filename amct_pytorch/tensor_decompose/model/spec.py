@@ -291,6 +291,11 @@ def times(numbers: Sequence[int]) -> str:
     return "×".join(map(str, numbers))
 
 
+def kernels_of(stages: Sequence[LayerSpec]) -> str:
+    """Kernel sizes of layers in order, as they are written: ``3×1, 1×3``; of Linear layers their features."""
+    return ", ".join(times(stage.kernel_size) or str(stage) for stage in stages)
+
+
 def _each_axis(value: int | Sequence[int], axes: int) -> Axes:
     # One number for all axes is what the functional interface takes, so code may have set one.
     numbers = (value,) * axes if isinstance(value, int) else tuple(value)

@@ -17,9 +17,11 @@ from ..calibration.evaluation import Outcome
 from ..methods.latencies import LatencyProof
 from ..model.layers import survey
 from .apply import apply_plan, checked_path
+from .explanation import PlanExplanation
 from .layer_plan import LayerPlan
 from .plan_file import read_plan_file, write_plan_file
 from .render import tables_of
+from .settings import PlanSettings
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class DecompositionPlan(Report):
     why_empty
         Where there is no layer, a sentence that says so, and what to do where the model computes all the same what
         such layers do; else empty. Not saved.
+    settings
+        What it was made for, and by which settings; None for a plan from a file of a release that did not save that.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -54,10 +58,23 @@ class DecompositionPlan(Report):
     budget: str = ""
     latency: LatencyProof | None = None
     why_empty: str = field(default="", compare=False)
+    settings: PlanSettings | None = field(default=None, compare=False)
 
     def tables(self) -> list[Table]:
-        """One table: a row for each layer, and a summary below."""
-        return tables_of(self.layers, self.parameters, self.parameters_after, self.outcome, self.budget, self.why_empty)
+        """One table: the totals above, a row for each layer or for several alike, and why layers are kept below."""
+        return tables_of(self)
+
+    def explain(self) -> PlanExplanation:
+        """The whole plan: of each layer the exact numbers, the reason, and how it was fitted.
+
+        For a budget, the reason says what the next better and the next cheaper choice would change.
+
+        Returns
+        -------
+        PlanExplanation
+            A report to be printed: ``print(plan.explain())``.
+        """
+        return PlanExplanation(self)
 
     def apply(
         self, model: nn.Module, decompose_info_path: str | os.PathLike[str] | None = None

@@ -2,8 +2,8 @@
 
 A file in torch's weights-only format, which is read without running code of it: a dict with the format and its
 version, the plan as plain data, the tensors of the layers, and a hash of all that, as torch does not notice damage to
-tensors. Layers that share a weight share their factors in the file too. A file of version 1 has no hash, and one
-before version 3 no measured latency.
+tensors. Layers that share a weight share their factors in the file too. A file of version 1 has no hash, one before
+version 3 no measured latency, and one before version 4 no settings.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from ..methods import get_method
 from ..model.spec import KINDS, LayerSpec
 from .layer_plan import LayerPlan
 
-_FORMAT, _VERSION = "amct_pytorch.plan", 3
+_FORMAT, _VERSION = "amct_pytorch.plan", 4
 _UNHASHED = frozenset({"format", "version", "plan", "layers", "tensors"})
-_KEYS = {1: _UNHASHED, 2: _UNHASHED | {HASH}, _VERSION: _UNHASHED | {HASH}}
+_KEYS = {1: _UNHASHED} | dict.fromkeys(range(2, _VERSION + 1), _UNHASHED | {HASH})
+
+# Fields of a plan by the version of the file that they came with.
+_LATER = {3: "latency", 4: "settings"}
+
 Plan = TypeVar("Plan")
 
 # Fields of a layer that are tensors, which the file holds apart.
@@ -81,7 +85,7 @@ def read_plan_file(kind: type[Plan], path: str | os.PathLike[str]) -> Plan:
     version = content.get("version")
     if not is_version(version, _KEYS):
         raise PlanFileError(
-            f"{shown(place)}: expected version 1, 2 or {_VERSION}, found {quoted(version)}: it was written by another "
+            f"{shown(place)}: expected version 1 to {_VERSION}, found {quoted(version)}: it was written by another "
             "release"
         )
     layers, tensors = content.get("layers"), content.get("tensors")
@@ -91,7 +95,8 @@ def read_plan_file(kind: type[Plan], path: str | os.PathLike[str]) -> Plan:
     read = tuple(
         _layer(layer, f"{shown(place)}: layer {number}", tensors, shared) for number, layer in enumerate(layers)
     )
-    given = {"layers": read, "why_empty": "", **({} if version == _VERSION else {"latency": None})}
+    absent = {name: None for came, name in _LATER.items() if version < came}
+    given = {"layers": read, "why_empty": "", **absent}
     plan = from_plain(kind, content["plan"], shown(os.fspath(path)), PlanFileError, given)
     # Last, as the checks before it say where and what the damage is.
     if HASH in content and content[HASH] != _hash_of(content):

@@ -37,6 +37,7 @@ from .fingerprint import fingerprint
 from .layer_plan import LayerPlan
 from .listed import axes_in_use, is_listed
 from .plan import DecompositionPlan
+from .settings import settings_of
 
 Shapes = Sequence[Sequence[int]]
 """Shapes of the inputs of a layer, one for each call."""
@@ -121,8 +122,9 @@ def make_plan(
     saved = sum(_saved(group, [plans[layer.names] for layer in group.layers]) for group in factoring.groups)
     together = processes.size > 1
     why_empty = "" if layers else found.without_layers(axes_in_use(config))
+    made = settings_of(found.model, config, budget, calibration, example_inputs)
     return DecompositionPlan(
-        layers, parameters, parameters - saved, outcome, together, factoring.summary, factoring.proof, why_empty
+        layers, parameters, parameters - saved, outcome, together, factoring.summary, factoring.proof, why_empty, made
     )
 
 

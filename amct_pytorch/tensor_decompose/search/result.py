@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from ..._report.figure import Axis, Figure, Level, Series
 from ..._report.json_file import JsonReport
+from ..._report.marks import marked
 from ..._report.picture import save_picture
 from ..._report.table import Column, Table
 from ..plan.plan import DecompositionPlan
@@ -101,7 +102,7 @@ class SearchResult(JsonReport):
                 f"{one.cost:.1%}",
                 f"{one.score:.6g}",
                 "" if number == 0 else f"{one.score - self.original.score:+.3g}",
-                self._verdict(one),
+                marked(self._verdict(one)),
                 f"{one.seconds:.1f}",
                 "journal" if one.from_journal else "",
             )
@@ -177,7 +178,7 @@ class SearchResult(JsonReport):
 _COLUMNS = (
     Column("score", "number", priority=5),
     Column("change", "number", priority=4),
-    Column("verdict", priority=6),
+    Column("verdict", "verdict", priority=6),
     Column("seconds", "number", priority=2),
     Column("from", priority=1),
 )
