@@ -147,11 +147,11 @@ def _report(file: Path, plan: DecompositionPlan | None) -> Report | None:
     try:
         content = _content(file)
         name = content.get("format")
+        if not isinstance(name, str) or name not in {*_READ, *_OTHER_FORMATS}:
+            raise _Unreadable(f"expected the key 'format' with one of {', '.join(_READ)}, found {quoted(name)}")
         if name in _OTHER_FORMATS:
             return None
-        kind = _READ.get(name) if isinstance(name, str) else None
-        if kind is None:
-            raise _Unreadable(f"expected the key 'format' with one of {', '.join(_READ)}, found {quoted(name)}")
+        kind = _READ[name]
         own_plan = plan or DecompositionPlan((), 0, 0, why_empty=_NO_PLAN)
         given = {"plan": own_plan} if kind is SearchResult else None
         report = kind.of_content(content, "it", _Unreadable, given)

@@ -8,6 +8,7 @@ from torch import nn
 
 import amct_pytorch
 from amct_pytorch.backend import available_backends
+from amct_pytorch.report import save_report
 from amct_pytorch.tensor_decompose import (
     DecompositionConfig,
     auto_decomposition,
@@ -24,7 +25,9 @@ def build() -> nn.Module:
 
 net = build()
 original = copy.deepcopy(net)
-print(plan_decomposition(net, example_inputs=torch.ones(1, 3, 16, 16)))
+plan = plan_decomposition(net, example_inputs=torch.ones(1, 3, 16, 16))
+print(plan)
+save_report("report.html", plan)  # torch brings jinja2
 net, changes = auto_decomposition(net, "decompose_info.json")
 torch.save(net.state_dict(), "weights.pth")
 rebuilt, rebuilt_changes = decompose_network(build(), "decompose_info.json")

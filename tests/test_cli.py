@@ -29,7 +29,8 @@ def decomposed(command: Command, tmp_path: Path) -> Path:
 def test_plan_prints_every_layer_and_changes_nothing(command: Command) -> None:
     ended = command("plan", NETWORK)
     assert ended.code == 0
-    assert "body" in ended.out and "1 of 2 Conv2d are decomposed" in ended.out
+    assert "body" in ended.out
+    assert "1 of 2 Conv2d are decomposed" in ended.out
     assert ended.err == ""
 
 
@@ -69,15 +70,18 @@ def test_run_writes_what_rebuild_validate_and_export_read(command: Command, tmp_
     written = torch.load(decomposed / "weights.pth", weights_only=True)
     assert set(written) >= {"body.0.weight", "body.1.weight", "body.1.bias"}
     record = json.loads((decomposed / "run.json").read_text())
-    assert record["command"].startswith("amct-decompose run ") and record["versions"]["torch"] == torch.__version__
+    assert record["command"].startswith("amct-decompose run ")
+    assert record["versions"]["torch"] == torch.__version__
 
     rebuilt = command("rebuild", NETWORK, *SHAPE, "--decomposed", decomposed, "-o", tmp_path / "again", "--json")
     assert (rebuilt.code, rebuilt.json["layers"], rebuilt.json["finite"]) == (0, {"body": ["body.0", "body.1"]}, True)
     again = torch.load(tmp_path / "again" / "weights.pth", weights_only=True)
-    assert again.keys() == written.keys() and all(torch.equal(again[name], written[name]) for name in written)
+    assert again.keys() == written.keys()
+    assert all(torch.equal(again[name], written[name]) for name in written)
 
     checked = command("validate", NETWORK, *SHAPE, "--decomposed", decomposed, "-o", decomposed)
-    assert checked.code == 0 and "right" in checked.out
+    assert checked.code == 0
+    assert "right" in checked.out
     assert json.loads((decomposed / "validation.json").read_text())["format"] == "amct_pytorch.validation"
     assert json.loads((decomposed / "run.json").read_text()) == record  # of the decomposition still
 
@@ -88,7 +92,8 @@ def test_run_applies_a_plan_that_was_saved(command: Command, tmp_path: Path) -> 
     assert command("run", NETWORK, "--plan", saved, "-o", tmp_path / "applied", "--json").code == 0
     assert [layer.ranks for layer in load_plan(tmp_path / "applied" / "plan.pt").layers] == [None, (16,)]
     ended = command("run", NETWORK, "--plan", saved, "--rank", 8, "-o", tmp_path / "other")
-    assert ended.code == 2 and "leave out --rank" in ended.err
+    assert ended.code == 2
+    assert "leave out --rank" in ended.err
 
 
 def test_run_scores_the_model_before_and_after(command: Command, tmp_path: Path) -> None:
@@ -96,7 +101,9 @@ def test_run_scores_the_model_before_and_after(command: Command, tmp_path: Path)
     ended = command("run", NETWORK, *options, "-o", tmp_path / "out", "--json")
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert ended.json["scores"] == scores
-    assert scores["metric"] == "agreement" and scores["before"] == 1 and 0 <= scores["after"] <= 1
+    assert scores["metric"] == "agreement"
+    assert scores["before"] == 1
+    assert 0 <= scores["after"] <= 1
 
 
 def test_weights_are_loaded_and_written_in_either_format(command: Command, tmp_path: Path) -> None:
@@ -137,7 +144,8 @@ def test_validate_ends_with_1_where_a_layer_is_wrong(command: Command, monkeypat
 
     monkeypatch.setattr(type(get_backend("cpu")), "tolerance", lambda *_: Tolerance(0.0, 0.0))
     ended = command("validate", NETWORK, *SHAPE)
-    assert ended.code == 1 and "wrong" in ended.out
+    assert ended.code == 1
+    assert "wrong" in ended.out
 
 
 @pytest.mark.slow  # a benchmark takes seconds
@@ -152,10 +160,12 @@ def test_bench_measures_the_decomposed_model(command: Command, tmp_path: Path, d
 def test_export_writes_onnx_and_a_folder_for_ascend(command: Command, tmp_path: Path, decomposed: Path) -> None:
     given = ("export", NETWORK, *SHAPE, "--decomposed", decomposed)
     assert command(*given, "-o", decomposed, "--dynamic-batch", "1,2").code == 0
-    assert (decomposed / "model.onnx").is_file() and (decomposed / "export.json").is_file()
+    assert (decomposed / "model.onnx").is_file()
+    assert (decomposed / "export.json").is_file()
     out = tmp_path / "ascend"
     assert command(*given, "-o", out, "--ascend", "Ascend910B3", "--original").code == 0
-    assert (out / "ascend" / "atc_Ascend910B3.sh").is_file() and (out / "ascend" / "original.onnx").is_file()
+    assert (out / "ascend" / "atc_Ascend910B3.sh").is_file()
+    assert (out / "ascend" / "original.onnx").is_file()
 
 
 def test_devices_lists_the_cpu_and_why_others_cannot_be_used(command: Command) -> None:
@@ -199,4 +209,5 @@ def test_calibration_takes_a_folder_of_images(tmp_path: Path) -> None:
     shapes = [tuple(batch.shape) for batch in found.batches]
     assert shapes == [tuple(batch.shape) for batch in found.batches] == [(2, 3, 4, 4), (1, 3, 4, 4)]
     first = next(iter(found.batches))
-    assert torch.equal(first[0, 0, 1:3, 1:3], torch.ones(2, 2)) and not first[0, 1:].any()
+    assert torch.equal(first[0, 0, 1:3, 1:3], torch.ones(2, 2))
+    assert not first[0, 1:].any()

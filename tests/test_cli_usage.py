@@ -24,7 +24,8 @@ def _fails(command: Command, code: ExitCode, *arguments: object) -> str:
     assert ended.code == code, ended.err
     assert ended.out == ""
     lines = ended.err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), ended.err
+    assert len(lines) == 1, ended.err
+    assert lines[0].startswith("error: ")
     return lines[0]
 
 
@@ -115,7 +116,8 @@ def test_inputs_that_cannot_be_read(command: Command, tmp_path: Path, name: str)
 def test_a_calibration_folder_without_data(command: Command, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no images")
     line = _fails(command, ExitCode.USAGE, "plan", NETWORK, "--calibration", tmp_path)
-    assert "expected a folder of images" in line and "found neither" in line
+    assert "expected a folder of images" in line
+    assert "found neither" in line
 
 
 def test_a_calibration_image_that_is_damaged(command: Command, tmp_path: Path) -> None:
@@ -135,7 +137,8 @@ def test_weights_of_another_model_are_listed(command: Command, tmp_path: Path) -
     torch.save({f"blocks.{number}.weight": torch.zeros(1) for number in range(12)}, tmp_path / "w.pth")
     line = _fails(command, ExitCode.FILE, "plan", NETWORK, "--weights", tmp_path / "w.pth")
     assert "missing are stem.weight, stem.bias, body.weight" in line
-    assert "unexpected are blocks.0.weight" in line and "blocks.9.weight and 2 more" in line
+    assert "unexpected are blocks.0.weight" in line
+    assert "blocks.9.weight and 2 more" in line
     assert command("plan", NETWORK, "--weights", tmp_path / "w.pth", "--no-strict").code == 0
 
 
@@ -218,7 +221,8 @@ def test_an_error_of_the_program_says_how_to_see_its_traceback(
 
     monkeypatch.setattr("amct_pytorch.cli.model_source.built", wrong)
     line = _fails(command, ExitCode.UNEXPECTED, "plan", NETWORK)
-    assert line.startswith("error: unexpected ZeroDivisionError") and "--debug" in line
+    assert line.startswith("error: unexpected ZeroDivisionError")
+    assert "--debug" in line
     assert "Traceback" in command("plan", NETWORK, "--debug").err
 
 
@@ -248,7 +252,8 @@ def test_a_file_holds_what_flags_hold_and_flags_win(command: Command, tmp_path: 
     assert "macs=0.7" in ended["budget"]
     layers = {layer["names"][0]: layer for layer in ended["layers"]}
     assert layers["stem"]["reason"] == "left out by the rule 'stem'"
-    assert layers["body"]["method"] == "channel" and layers["body"]["ranks"][0] % 8 == 0
+    assert layers["body"]["method"] == "channel"
+    assert layers["body"]["ranks"][0] % 8 == 0
     assert "macs=0.8" in command("plan", NETWORK, "--config", settings, "--macs", 0.8, "--json").json["budget"]
 
 
@@ -286,4 +291,5 @@ def test_log_and_verbosity(command: Command, tmp_path: Path) -> None:
 
 def test_warnings_are_lines(command: Command) -> None:
     ended = command("plan", NETWORK, "--layers", "stem=keep", "--layers", "body=keep")
-    assert ended.code == 0 and "Traceback" not in ended.err
+    assert ended.code == 0
+    assert "Traceback" not in ended.err

@@ -21,12 +21,13 @@ def score_card(report: ScoreReport, words: Words) -> Card:
     note = [] if report.samples is None else [words["on_samples"].format(count=f"{report.samples:,}")]
     if report.fine_tuned is not None:
         note.append(words["before_tuning"].format(score=f"{report.after:.6g}{unit}"))
+    unit_of_change = f" {words['points']}" if report.unit == "%" else unit
     return Card(
         report.metric,
         f"{report.before:.5g}{unit}",
         f"{report.final:.5g}{unit}",
-        f"{signed(report.final - report.before)}{unit}",
-        ", ".join(note),
+        f"{signed(report.final - report.before)}{unit_of_change}",
+        words["comma"].join(note),
     )
 
 
@@ -57,7 +58,7 @@ def latency_card(report: BenchmarkReport, words: Words) -> Card | None:
         f"{in_ms(comparison.before.median)} ms",
         f"{in_ms(comparison.after.median)} ms",
         speed_up_of(comparison, words),
-        f"{report.device.name}, {title_of(run, words)}",
+        words["comma"].join((report.device.name, title_of(run, words))),
         doubtful=comparison.speed_up.verdict == UNKNOWN,
     )
 

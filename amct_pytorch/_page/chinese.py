@@ -7,8 +7,8 @@ CHINESE: dict[str, str] = {
     "title": "张量分解报告",
     "contents": "目录",
     "footer": (
-        "由 amct_pytorch {version} 生成。除单次计时样本外，本页全部数据均以 JSON 形式内嵌于类型为 "
-        "application/json 的 script 元素中。"
+        "由 amct_pytorch {version} 生成。本页数据以 JSON 形式（六位有效数字）内嵌于类型为 application/json 的 "
+        "script 元素中；权重与单次计时样本见生成本页的各文件。"
     ),
     # cards
     "summary": "概览",
@@ -25,6 +25,9 @@ CHINESE: dict[str, str] = {
     "of_layers": "统计范围为下表所列各层",
     "of_plan": "相对原模型的用时，为满足预算而在 {device} 上实测",
     "of_model": "统计范围为整个模型",
+    "little_cpu": "进程仅获得其可用 CPU 时间的 {share}",
+    "comma": "，",
+    "points": "个百分点",
     "withheld": "不作结论：{why}",
     # search
     "search": "精度与开销",
@@ -75,21 +78,23 @@ CHINESE: dict[str, str] = {
         "舍去。此处仅为权重本身的谱；依据校准数据选秩时，还会按该层输入加权。"
     ),
     "spectra_shown": "共 {all} 层，此处显示舍去能量最多的 {shown} 层。",
-    "spectrum_caption": "秩 {rank}（满秩 {full}），舍去能量 {left_out}",
+    "spectrum_caption": "{method}：{ranks}",
+    "semicolon": "；",
+    "spectrum_rank": "秩 {rank}（满秩 {full}），舍去能量 {left_out}",
     # benchmark
     "speed": "{device} 上的性能",
     "whole_model": "整个模型",
     "batch": "批大小 {size}",
-    "compiled": "图编译模式",
-    "eager": "单算子模式",
+    "compiled": "编译模式",
+    "eager": "eager 模式",
     "time_before": "原模型 / ms",
     "time_after": "分解后 / ms",
     "host_bound": "受限于主机侧",
-    "chain": "分解后的卷积核",
+    "chain": "替代它的链",
     "speed_up": "加速比",
-    "cpu_share": "CPU 占有率",
+    "cpu_share": "CPU 份额",
     "times_note": (
-        "时间为单次前向的中位数；加速比为成对比值的中位数及其 99 % 置信区间。CPU 占有率为计时期间进程实际获得"
+        "时间为单次前向的中位数；加速比为成对比值的中位数及其 99 % 置信区间。CPU 份额为计时期间进程实际获得"
         "的 CPU 时间占其可用时间的比例，低于 80 % 时不作结论。"
     ),
     "peak_memory": "内存峰值：{before} → {after}。",

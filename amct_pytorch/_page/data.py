@@ -15,13 +15,16 @@ _TABLES = ("layers", "evaluations")
 _LEFT_OUT = ("samples", "factors", "bias", "fingerprint")
 """What is in the reports' own files alone: each single time, and the weights of a plan."""
 
+_DIGITS = 6
+"""Significant digits of what is no whole number: more than was measured."""
+
 
 def data_of(reports: Sequence[Report]) -> dict[str, Any]:
     """What each report holds as plain data, by the name of its format, with a number after it from the second on.
 
-    Layers and evaluations are objects of lists, a column for each field, which take a third of the room:
-    ``pandas.DataFrame(data["plan"]["layers"])``. Fields of fields are columns with a dot in their name:
-    ``"spec.in_channels"``; what is missing is null.
+    Numbers that are not whole have six significant digits. Layers and evaluations are objects of lists, a column for
+    each field, which take a third of the room: ``pandas.DataFrame(data["plan"]["layers"])``. Fields of fields are
+    columns with a dot in their name, ``"spec.in_channels"``; what is missing is null.
 
     Parameters
     ----------
@@ -45,6 +48,8 @@ def _content(report: Report) -> dict[str, Any]:
 
 
 def _compact(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, list):
         return [_compact(item) for item in value]
     if not isinstance(value, dict):

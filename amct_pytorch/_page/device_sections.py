@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from .._measure.benchmark_report import BenchmarkReport, BenchmarkRun, LayerBenchmark
+from .._measure.cpu_share import LEAST_SHARE
 from .._measure.kernel_summary import KernelProfile
 from .._measure.timing import UNKNOWN, Comparison
 from .._measure.validation_report import DtypeValidation, ValidationReport
@@ -42,7 +43,7 @@ def title_of(run: BenchmarkRun, words: Words) -> str:
         The language.
     """
     batch = [] if run.batch_size is None else [words["batch"].format(size=run.batch_size)]
-    return ", ".join([name_of(run.dtype), *batch, words["compiled" if run.compiled else "eager"]])
+    return words["comma"].join([name_of(run.dtype), *batch, words["compiled" if run.compiled else "eager"]])
 
 
 def speed_up_of(comparison: Comparison, words: Words) -> str:
@@ -56,7 +57,11 @@ def speed_up_of(comparison: Comparison, words: Words) -> str:
         The language.
     """
     if comparison.speed_up.verdict == UNKNOWN:
-        return words["withheld"].format(why=comparison.doubt or "")
+        got = comparison.cpu_share
+        why = comparison.doubt or ""
+        if got is not None and got < LEAST_SHARE:
+            why = words["little_cpu"].format(share=f"{100 * got:.0f} %")
+        return words["withheld"].format(why=why)
     return f"{comparison.speed_up} {verdict_in(comparison.speed_up.verdict, words)}"
 
 
@@ -113,7 +118,7 @@ def _times(comparison: Comparison, profile: KernelProfile | None, longest: float
         Cell(in_ms(after), after, Bar(min(before / longest, 1.0), min(after / longest, 1.0))),
         Cell(str(speed_up) if known else "", speed_up.ratio if known else None),
         Cell(verdict),
-        Cell("" if got is None else f"{got:.0%}", got),
+        Cell("" if got is None else f"{100 * got:.0f} %", got),
     )
 
 
@@ -175,7 +180,9 @@ def _validated(run: DtypeValidation, words: Words) -> Rows:
             Cell(layer.mode),
             Cell(ranks(layer.ranks), float(sum(layer.ranks))),
             *(_in_exponents(layer.device_error), _in_exponents(layer.device_worst)),
-            Cell("" if math.isnan(layer.response_error) else f"{layer.response_error:.3f}", layer.response_error),
+            Cell("–")
+            if math.isnan(layer.response_error)
+            else Cell(f"{layer.response_error:.3f}", layer.response_error),
             Cell(verdict_in(layer.verdict, words)),
         )
         for layer in run.layers

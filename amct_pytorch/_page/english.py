@@ -7,8 +7,8 @@ ENGLISH: dict[str, str] = {
     "title": "Decomposition report",
     "contents": "Contents",
     "footer": (
-        "Written by amct_pytorch {version}. All data of this page are in it as JSON, in script elements of "
-        "the type application/json, but for the single samples of times."
+        "Written by amct_pytorch {version}. The data of this page are in it as JSON, to six digits, in script "
+        "elements of the type application/json; weights and single times are in the files it was made from."
     ),
     # cards
     "summary": "Summary",
@@ -25,6 +25,9 @@ ENGLISH: dict[str, str] = {
     "of_layers": "of the layers listed below",
     "of_plan": "of the original's time, measured for the budget on {device}",
     "of_model": "of the whole model",
+    "little_cpu": "the process got {share} of the CPU time that it could use",
+    "comma": ", ",
+    "points": "percentage points",
     "withheld": "Verdict withheld: {why}",
     # search
     "search": "Accuracy and cost",
@@ -64,7 +67,7 @@ ENGLISH: dict[str, str] = {
     "kept_layer": "kept",
     "method": "Method",
     "rank": "Rank",
-    "macs_change": "MACs saved",
+    "macs_change": "Change",
     "weight_error": "Weight error",
     "response_error": "Response error",
     "plain_error": "Unfitted error",
@@ -82,7 +85,9 @@ ENGLISH: dict[str, str] = {
         "the layers' inputs."
     ),
     "spectra_shown": "Shown are the {shown} of {all} layers that leave out the most.",
-    "spectrum_caption": "rank {rank} of {full}, {left_out} of the energy left out",
+    "spectrum_caption": "{method}: {ranks}",
+    "semicolon": "; ",
+    "spectrum_rank": "rank {rank} of {full}, {left_out} of the energy left out",
     # benchmark
     "speed": "Speed on {device}",
     "whole_model": "whole model",

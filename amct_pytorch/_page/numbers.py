@@ -24,7 +24,7 @@ def change(before: float, after: float) -> str:
 
 def signed(difference: float) -> str:
     """A difference with its sign: "−0.44"."""
-    return f"{difference:+.3g}".replace("-", "−")
+    return f"{difference:+.3g}".replace("-", "−") if difference else "0"
 
 
 def ranks(numbers: tuple[int, ...] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .._report.html.parts import Bar, Cell, Groups, Rows, Section, Text
@@ -44,7 +45,7 @@ def _table(layers: Sequence[LayerPlan], words: Words, notes: tuple[str, ...]) ->
         Column(words["verdict"]),
         Column(words["method"]),
         Column(words["rank"], "number"),
-        *([Column(words["macs"], "number"), Column(words["macs_change"], "number")] if has_macs else []),
+        *([Column("MACs", "number"), Column(words["macs_change"], "number")] if has_macs else []),
         Column(words["parameters"], "number"),
         Column(words["response_error" if has_plain else "weight_error"], "number"),
         *([Column(words["plain_error"], "number")] if has_plain else []),
@@ -56,8 +57,8 @@ def _table(layers: Sequence[LayerPlan], words: Words, notes: tuple[str, ...]) ->
             Cell(_names(layer, words)),
             Cell("" if layer.spec is None else f"{layer.spec.kind} {layer.spec}"),
             Cell(words["decomposed" if layer.decompose else "kept_layer"]),
-            Cell((layer.mode or layer.method or "") if layer.decompose else ""),
-            Cell(ranks(layer.ranks) if layer.decompose else "", float(sum(layer.ranks or ())) or None),
+            Cell(_method(layer) if layer.decompose else ""),
+            _ranks(layer),
             *(_change(layer.macs, layer.macs_after, most, with_change=True) if has_macs else ()),
             *_change(layer.parameters, layer.parameters_after, largest),
             _error(layer.response_error if has_plain else layer.error),
@@ -66,6 +67,14 @@ def _table(layers: Sequence[LayerPlan], words: Words, notes: tuple[str, ...]) ->
         for layer in layers
     ]
     return Rows(words["layers_table"], tuple(columns), tuple(rows), (words["bars"], *notes))
+
+
+def _method(layer: LayerPlan) -> str:
+    return ", ".join(dict.fromkeys(filter(None, (layer.method, layer.mode))))
+
+
+def _ranks(layer: LayerPlan) -> Cell:
+    return Cell(ranks(layer.ranks), float(sum(layer.ranks or ()))) if layer.decompose else Cell("")
 
 
 def _names(layer: LayerPlan, words: Words) -> str:
@@ -84,7 +93,9 @@ def _change(before: int | None, after: int | None, most: int, *, with_change: bo
 
 
 def _error(error: float | None) -> Cell:
-    return Cell("") if error is None else Cell(f"{error:.3f}", error, Bar(1.0, min(error, 1.0)))
+    if error is None or math.isnan(error):
+        return Cell("")
+    return Cell(f"{error:.3f}", error, Bar(1.0, min(error, 1.0)))
 
 
 def _by_reason(layers: Sequence[LayerPlan], words: Words) -> tuple[tuple[str, tuple[str, ...]], ...]:

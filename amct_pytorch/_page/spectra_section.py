@@ -37,8 +37,9 @@ def _left_out(layer: LayerSpectrum) -> float:
 
 
 def _picture(layer: LayerSpectrum, words: Words) -> SmallPicture:
-    caption = "; ".join(
-        words["spectrum_caption"].format(rank=one.rank, full=one.full_rank, left_out=f"{100 * one.left_out:.1f} %")
+    ranks = words["semicolon"].join(
+        words["spectrum_rank"].format(rank=one.rank, full=one.full_rank, left_out=f"{100 * one.left_out:.1f} %")
         for one in layer.ranks
     )
-    return SmallPicture(spectrum_figure(layer), layer.name or words["the_model"], f"{layer.method}: {caption}")
+    caption = words["spectrum_caption"].format(method=layer.method, ranks=ranks)
+    return SmallPicture(spectrum_figure(layer), layer.name or words["the_model"], caption)

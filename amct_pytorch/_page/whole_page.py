@@ -117,7 +117,8 @@ def _environment(reports: Sequence[Report], runs: Sequence[RunRecord], words: Wo
     for run in runs:
         facts += [(words["device"], run.device), (words["began"], run.began)]
         facts += [(words["duration"], f"{run.seconds:.0f} s"), *run.versions.items()]
-    facts += [fact for export in _of(ExportReport, reports) for fact in export.versions.items()]
+    exports = [*_of(ExportReport, reports), *(report.model for report in _of(AscendReport, reports))]
+    facts += [fact for export in exports for fact in export.versions.items()]
     return [Section("environment", words["environment"], (Facts(tuple(dict.fromkeys(facts))),))] if facts else []
 
 

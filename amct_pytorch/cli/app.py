@@ -83,11 +83,10 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     streams.prepare()
     running.set(Command(_NAME, sys.argv[1:] if arguments is None else arguments))
     try:
-        code = app(arguments, prog_name=_NAME, standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        streams.drop_output()
-        return ExitCode.BROKEN_PIPE
+        with streams.reader_may_leave():
+            code = app(arguments, prog_name=_NAME, standalone_mode=False)
+    except typer.Exit as error:
+        return error.exit_code
     except _CommandLineError as error:
         message = error.format_message().strip()
         if message:  # none where there were no arguments, and the help was printed

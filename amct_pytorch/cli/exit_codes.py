@@ -50,7 +50,6 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (errors.DeviceError, ExitCode.DEVICE),
     (errors.AmctError, ExitCode.FILE),  # those that remain are of files
     (KeyboardInterrupt, ExitCode.INTERRUPTED),
-    (BrokenPipeError, ExitCode.BROKEN_PIPE),
 )
 
 

@@ -143,6 +143,13 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
+class ExplainOptions:
+    """How much a plan says."""
+
+    explain: Annotated[bool, option(_PLAN, "Say of every layer why, and whence its rank.", None, "--explain")] = False
+
+
+@dataclass(frozen=True)
 class SavedPlanOptions:
     """A plan that was made before."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .options import (
     BudgetOptions,
     CalibrationOptions,
+    ExplainOptions,
     GeneralOptions,
     InputOptions,
     MethodOptions,
@@ -26,6 +27,7 @@ def plan(
     timing: TimingOptions,
     refresh: RefreshOptions,
     calibration: CalibrationOptions,
+    detail: ExplainOptions,
     output: OutputOptions,
     general: GeneralOptions,
 ) -> Result:
@@ -42,4 +44,4 @@ def plan(
     if folder is not None:
         made.save(folder / PLAN)
         save_run(folder, timing.backend, timing.index)
-    return Result(made.tables(), summary(made))
+    return Result((made.explain() if detail.explain else made).tables(), summary(made))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from typing import Any
 
 from .._report.terminal import show
@@ -26,7 +25,6 @@ def print_result(result: Result, general: GeneralOptions) -> None:
         print(json.dumps(_finite(result.content), indent=2, allow_nan=False))
     elif not general.quiet:
         show(result.tables)
-    sys.stdout.flush()
 
 
 def _finite(value: Any) -> Any:

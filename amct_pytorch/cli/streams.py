@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 
-# Of our tables and of rich's, each as one character, so that columns stay aligned.
-_PLAIN = str.maketrans("×→←↓↑–—─━│·•…±‖²°µ", "x><v^----|.*~+|2ou")
+import typer
+
+from .._report.characters import in_encoding
+from .exit_codes import ExitCode
 
 
 def prepare() -> None:
@@ -19,15 +23,27 @@ def prepare() -> None:
             stream.reconfigure(errors="amct-plain")
 
 
-def drop_output() -> None:
-    """Let what is still buffered for a reader that has gone go nowhere, so that Python does not complain at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End the command quietly, as others end, where the reader of what the block prints has gone (``| head``).
+
+    Raises
+    ------
+    typer.Exit
+        It has gone.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        # What is still buffered goes nowhere, or else Python complains at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise typer.Exit(ExitCode.BROKEN_PIPE) from error
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    return lacking.translate(_PLAIN).encode("ascii", "replace").decode(), error.end
+    return in_encoding(error.object[error.start : error.end], "ascii"), error.end

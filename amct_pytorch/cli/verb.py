@@ -14,7 +14,7 @@ from .options import GeneralOptions
 from .printing import print_result
 from .result import Result
 from .session import session
-from .streams import drop_output
+from .streams import reader_may_leave
 
 
 def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
@@ -35,11 +35,8 @@ def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
     def run(general: GeneralOptions, **groups: Any) -> None:
         with session(general):
             result = verb(general=general, **groups)
-        try:
+        with reader_may_leave():
             print_result(result, general)
-        except BrokenPipeError as error:  # which typer would take for a failure
-            drop_output()
-            raise typer.Exit(ExitCode.BROKEN_PIPE) from error
         if not result.ok:
             raise typer.Exit(ExitCode.FAILED)
 

@@ -51,7 +51,7 @@ class _Scale:
 def drawing(figure: Figure, description: str = "", *, small: bool = False) -> str:
     """The figure as an element ``svg``.
 
-    Lines and points have the classes ``s0``, ``s1``, … by the name of their series, in the order of their first
+    A level that is not finite is left out. Lines and points have the classes ``s0``, ``s1``, … by the name of their series, in the order of their first
     occurrence.
 
     Parameters
@@ -63,20 +63,19 @@ def drawing(figure: Figure, description: str = "", *, small: bool = False) -> st
     small
         Whether to draw the lines alone, with neither axes, points nor legend.
     """
+    levels = [level for level in figure.levels if math.isfinite(level.value)]
     width, height = _SMALL if small else _SIZE
     left, bottom, right, top = _NO_MARGINS if small else _MARGINS
     names = list(dict.fromkeys([series.name for series in figure.series]))
-    legend = [] if small else [*names, *(level.name for level in figure.levels)]
+    legend = [] if small else [*names, *(level.name for level in levels)]
     top += _LINE * bool(legend)
     points = [point for series in figure.series for point in series.points]
     x = _Scale(figure.x, [point[0] for point in points], left, width - right)
-    y = _Scale(
-        figure.y, [*(point[1] for point in points), *(level.value for level in figure.levels)], height - bottom, top
-    )
+    y = _Scale(figure.y, [*(point[1] for point in points), *(level.value for level in levels)], height - bottom, top)
     drawn = [] if small else [*_grid(figure, x, y, (left, top, width - right, height - bottom))]
     drawn += [
         f'<path class="level l{number}" d="M{left:g} {y(level.value):.1f}H{width - right:g}"/>'
-        for number, level in enumerate(figure.levels)
+        for number, level in enumerate(levels)
     ]
     for series in figure.series:
         number = names.index(series.name)
@@ -84,7 +83,7 @@ def drawing(figure: Figure, description: str = "", *, small: bool = False) -> st
         if not small:
             drawn += [_mark(number, x(one), y(other)) for one, other in series.points]
     if legend:
-        drawn += _legend(names, [level.name for level in figure.levels], left)
+        drawn += _legend(names, [level.name for level in levels], left)
     label = f' role="img" aria-label="{html.escape(description)}"' if description else ' aria-hidden="true"'
     return f'<svg viewBox="0 0 {width:g} {height:g}"{label}>{"".join(drawn)}</svg>'
 

@@ -24,7 +24,7 @@ from .layer_plan import LayerPlan
 from .plan import DecompositionPlan
 
 # Singular values that are kept of each spectrum: a curve drawn through so many looks like the whole.
-_KEPT = 32
+_KEPT = 24
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ for (const table of document.querySelectorAll("main table")) {
 }
 
 function key(cell) {
-  return "v" in cell.dataset ? Number(cell.dataset.v) : cell.textContent;
+  const number = Number(cell.dataset.v ?? (cell.textContent || NaN));
+  return Number.isNaN(number) ? cell.textContent : number;
 }
 
-// Cells without a number stay below in either direction.
+// Cells without a number, in a column of numbers, stay below in either direction.
 function compared(a, b, descending) {
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
   const order = typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true });

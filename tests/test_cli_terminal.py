@@ -1,0 +1,208 @@
+"""The command line on terminals of all kinds, its help, and its names."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from amct_pytorch.ascend import export_ascend
+from amct_pytorch.benchmark import benchmark
+from amct_pytorch.cli import streams
+from amct_pytorch.cli.app import app, execute
+from amct_pytorch.cli.exit_codes import ExitCode
+from amct_pytorch.cli.options import GeneralOptions
+from amct_pytorch.cli.progress import progress_bar
+from amct_pytorch.export import export_onnx
+from amct_pytorch.tensor_decompose import (
+    Budget,
+    Calibration,
+    DecompositionConfig,
+    plan_decomposition,
+    search_decomposition,
+)
+from amct_pytorch.validate import validate
+from tests.command_line import NETWORK, Command, command
+
+__all__ = ["command"]  # a fixture
+
+PROGRAM = (sys.executable, "-m", "amct_pytorch")
+VERBS: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_fits_a_screen(command: Command, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = command(verb, "--help").out.splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+    everything = command(verb, "--help-all").out
+    for option in VERBS[verb].params:
+        assert max(option.opts, key=len) in everything
+
+
+def test_the_help_says_what_the_exit_codes_mean(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    ended = command("--help")
+    assert "Exit codes: 0 done; 1 done, but a check failed" in " ".join(ended.out.split())
+    assert command().out.split() == ended.out.split()  # without arguments too
+
+
+def test_the_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys\n"
+        "from amct_pytorch.cli.app import execute\n"
+        f"for verb in {list(VERBS)}: execute([verb, '--help'])\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
+
+
+# Arguments of the Python functions that a verb has under another name, or that are no options.
+_ELSEWHERE = {"progress", "distributed", "config", "budget", "calibration", "example_inputs", "inputs"}
+_RENAMED = {
+    "evaluate": "eval",
+    "soc_versions": "ascend",
+    "replace": "force",
+    "batches": "calibration",
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "function", "not_options"),
+    [
+        ("plan", plan_decomposition, {"model"}),
+        ("plan", DecompositionConfig, set()),
+        ("plan", Budget, set()),
+        ("plan", Calibration, {"forward"}),
+        ("run", plan_decomposition, {"model"}),
+        ("run", DecompositionConfig, set()),
+        ("run", Budget, set()),
+        ("run", Calibration, {"forward"}),
+        ("search", search_decomposition, {"model"}),
+        ("search", DecompositionConfig, {"rank"}),
+        ("search", Calibration, {"forward"}),
+        ("validate", validate, {"original"}),
+        ("bench", benchmark, {"original"}),
+        ("export", export_onnx, {"model", "path"}),
+        ("export", export_ascend, {"model", "directory"}),
+    ],
+)
+def test_options_have_the_names_of_the_python_functions(
+    verb: str, function: Callable[..., object], not_options: set[str]
+) -> None:
+    options = {option.name for option in VERBS[verb].params}
+    names = set(inspect.signature(function).parameters) - not_options - _ELSEWHERE
+    assert {_RENAMED.get(name, name) for name in names} <= options
+
+
+def test_a_narrow_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    for arguments in (["--help"], ["plan", "--help"], ["plan", NETWORK], ["devices"]):
+        ended = command(*arguments)
+        assert ended.code == 0
+        assert max(map(len, ended.out.splitlines())) <= 40
+
+
+@pytest.mark.parametrize(
+    "arguments", [("plan", NETWORK), ("plan", NETWORK, "--layers", "größe×=keep"), ("plan", "--help"), ("devices",)]
+)
+def test_an_encoding_without_our_symbols(monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    written = io.BytesIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    assert execute(arguments) in (ExitCode.OK, ExitCode.USAGE)
+    assert written.getvalue()
+
+
+def test_a_locale_without_our_symbols() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ended = subprocess.run([*PROGRAM, "plan", "--help"], env=environment, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert ended.stdout.isascii()
+
+
+def test_symbols_are_replaced_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    streams.prepare()
+    print("3×1 → 1×3 ─── 5 ± 1 … 日", flush=True)
+    assert written.getvalue() == b"3x1 -> 1x3 --- 5 +- 1 ... ?\n"
+
+
+@pytest.mark.parametrize("arguments", [("devices",), ("devices", "--json"), ("--version",)])
+def test_a_reader_that_goes_away_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert execute(arguments) == ExitCode.BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow  # torch must be imported
+def test_an_interrupt_ends_it_with_a_line(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n\ndef network():\n    print('begun', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+    )
+    out = tmp_path / "out"
+    arguments = [*PROGRAM, "run", f"{tmp_path}/slow.py:network", "-o", str(out)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "error: interrupted; what is written is complete\n"
+        assert process.wait() == 130
+    assert not out.exists()
+
+
+def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with progress_bar("decompose", GeneralOptions()) as progress:
+        assert progress is False
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("decompose", GeneralOptions(quiet=True)) as progress:
+        assert progress is False
+    with progress_bar("decompose", GeneralOptions()) as progress:
+        assert callable(progress)
+        progress(1, 2, "layer4.0.conv1")
+    assert "layer4.0.conv1" in terminal.getvalue()
+
+
+def test_the_version(command: Command) -> None:
+    from amct_pytorch import __version__
+
+    assert command("--version").out == f"amct-decompose {__version__}\n"
+
+
+def test_a_verb_that_is_misspelt(command: Command) -> None:
+    ended = command("serach")
+    assert ended.code == 2
+    assert "Did you mean 'search'" in ended.err
+
+
+def test_completion_knows_verbs_and_options() -> None:
+    environment = {
+        **os.environ,
+        "_AMCT_DECOMPOSE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "amct-decompose plan --ra",
+        "COMP_CWORD": "2",
+    }
+    ended = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True)
+    assert "--rank" in ended.stdout
