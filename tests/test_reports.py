@@ -140,8 +140,8 @@ def test_wide_characters_count_two_columns() -> None:
     table = Table("", (Column("层", "name"), Column("n", "number")), (("骨干网络", "1"), ("ab", "20")))
     assert as_text([table], 20) == "层         n\n────────  ──\n骨干网络   1\nab        20"
     long = Table("骨干" * 8, (Column("name", "name"),), (("骨干网络" * 4,),))
-    assert as_text([long], 20).split("\n")[:2] == ["骨干" * 5, "骨干" * 3]
-    assert as_text([long], 20).split("\n")[4] == "骨干网…网络骨干网络"
+    assert as_text([long], 20).split("\n")[:3] == ["骨干" * 5, "骨干" * 3, ""]
+    assert as_text([long], 20).split("\n")[5] == "骨干网…网络骨干网络"
 
 
 def test_titles_and_notes_are_wrapped_and_keep_their_own_lines() -> None:

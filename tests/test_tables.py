@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from amct_pytorch._measure.kernel_summary import KernelProfile, KernelSummary
 from amct_pytorch._report.marks import marked, marked_split, tone_of
 from amct_pytorch._report.name_patterns import patterns_of
 from amct_pytorch._report.table import Column, Table
@@ -28,13 +32,16 @@ from amct_pytorch.tensor_decompose import (
     FixedRank,
     LayerPlan,
     RatioRank,
+    load_plan,
     plan_decomposition,
 )
+from amct_pytorch.tensor_decompose.methods import register_method, registry
+from amct_pytorch.tensor_decompose.methods.separable import Separable
 from amct_pytorch.tensor_decompose.model.spec import LayerSpec
 from amct_pytorch.tensor_decompose.plan.reasons import common_reasons
 
 from .models import TwoConvs, conv, image
-from .test_reports import columns_of
+from .test_reports import _BENCHMARK, _VALIDATION, columns_of
 
 # Names
 
@@ -61,7 +68,9 @@ def expanded(pattern: str) -> list[str]:
         ([f"h.{n}.{p}_proj" for n in range(12) for p in "qkv"], ["h.{0..11}.[qkv]_proj"]),
         ([f"h.{n}.out" for n in (0, 1, 2, 5, 10, 11)], ["h.{0..2,5,10,11}.out"]),
         (["a.q_proj", "a.out_proj"], ["a.{q,out}_proj"]),
-        (["conv", "conv1"], ["conv{,1}"]),
+        (["conv", "conv1"], ["conv", "conv1"]),
+        (["a.conv", "a.conv1"], ["a.conv{,1}"]),
+        (["12", "14", "9", "stem"], ["{9,12,14}", "stem"]),
         (["b.01", "b.1"], ["b.{01,1}"]),
         (["model.22.cv2.0.0.conv", "model.22.cv3.0.0.conv"], ["model.22.cv[23].0.0.conv"]),
         (["x[0]", "x[1]", "y{a}", "z,1", "z,2"], ["x[0]", "x[1]", "y{a}", "z,1", "z,2"]),
@@ -226,17 +235,42 @@ def test_the_header_says_what_was_planned_and_how() -> None:
     )
 
 
-class ShapeRank(RatioRank):
+class LongRank(RatioRank):
     """A policy of a user's own with a long description."""
 
     def __repr__(self) -> str:
-        return f"ShapeRank({'x' * 100})"
+        return f"LongRank({'x' * 100})"
+
+
+class BrokenRank(RatioRank):
+    """A policy of a user's own that has no description."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
 
 
 def test_a_long_or_missing_description_of_a_policy_is_left_to_its_class() -> None:
-    for policy in (ShapeRank(), FixedRank({"conv1": 16, "re:conv2|stem|a_long_pattern_of_names": 16})):
+    for policy in (LongRank(), BrokenRank(), FixedRank({"conv1": 16, "re:conv2|stem|a_long_pattern_of_names": 16})):
         plan = plan_decomposition(TwoConvs(), DecompositionConfig(rank=policy))
         assert f"ranks by {type(policy).__name__}, multiples" in str(plan.settings)
+
+
+def test_a_plan_by_a_method_that_is_not_installed_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nowhere(Separable):
+        name = "nowhere"
+
+        def unadvised(self, layer: LayerSpec) -> str | None:
+            return "it is never split"
+
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    register_method(Nowhere())
+    plan = plan_decomposition(TwoConvs(), DecompositionConfig(method="nowhere"))
+    assert "kept: 3 layers, it is never split (rule amct): stem, conv[12]." in plan.text(100)
+    plan.save(tmp_path / "plan.pt")
+    monkeypatch.setattr(registry, "_METHODS", {})
+    loaded = load_plan(tmp_path / "plan.pt")
+    assert "kept: 3 layers, it is never split: stem, conv[12]." in loaded.text(100)
+    assert "reason: it is never split" in str(loaded.explain())
 
 
 def test_words_for_debugging_and_neighbours_are_in_the_explanation_alone() -> None:
@@ -346,6 +380,62 @@ def test_no_row_of_a_plan_wraps_and_the_split_stays(
     if width >= 80:
         assert "MACs" in lines[rule - 1]
         assert "weight error" in lines[rule - 1]
+
+
+_PROFILE = KernelProfile(
+    *(KernelSummary(1e-3, 5e-4, True, 8, {"convolution": 4e-4, "other": 1e-4}, ("TF32",), {"strange": 1e-4}),) * 2
+)
+
+
+def _benchmarked(names: list[str]) -> list[Table]:
+    (run,) = _BENCHMARK.runs
+    layers = tuple(dataclasses.replace(run.layers[0], name=name, profile=_PROFILE) for name in names)
+    return dataclasses.replace(_BENCHMARK, runs=(dataclasses.replace(run, layers=layers),)).tables()
+
+
+def _validated(names: list[str]) -> list[Table]:
+    (run,) = _VALIDATION.runs
+    layers = tuple(dataclasses.replace(run.layers[0], name=name, verdict="right") for name in names)
+    return dataclasses.replace(_VALIDATION, runs=(dataclasses.replace(run, layers=layers),)).tables()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("names", [_YOLO, _RESNET], ids=["yolo", "resnet"])
+@pytest.mark.parametrize(
+    ("tables_of", "most_important"),
+    [(_benchmarked, {40: "speed-up", 80: "verdict", 120: "MACs"}), (_validated, {40: "verdict", 80: "device error"})],
+)
+def test_no_row_of_a_measurement_wraps_and_what_is_most_important_stays(
+    tables_of: Callable[[list[str]], list[Table]],
+    most_important: dict[int, str],
+    names: list[str],
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = tables_of(names)
+    for table in filter(lambda table: table.rows, tables):
+        lines = as_text([table], width).split("\n")
+        assert drawn([table], width, monkeypatch) == lines
+        assert max(map(columns_of, lines)) <= width
+        rule = next(number for number, line in enumerate(lines) if line.startswith("──"))
+        assert not lines[rule + 1 + len(table.rows)]
+        ends = [line.split()[0][-10:] for line in lines[rule + 1 : rule + 1 + len(table.rows)]]
+        assert ends == [row[0].split()[0][-10:] for row in table.rows]
+        if table.title != "Kernels":
+            for heading in (heading for least, heading in most_important.items() if least <= width):
+                assert heading in lines[rule - 1]
+
+
+def test_a_benchmark_says_how_busy_the_machine_was() -> None:
+    (run,) = _BENCHMARK.runs
+    shares = (0.97, None, 0.91)
+    comparisons = [dataclasses.replace(run.model, cpu_share=share) for share in shares]
+    layers = tuple(dataclasses.replace(run.layers[0], comparison=one) for one in comparisons[:2])
+    loaded = dataclasses.replace(run, model=comparisons[2], layers=layers)
+    text = dataclasses.replace(_BENCHMARK, runs=(loaded,)).text(200)
+    assert "float32, batch 8, eager, CPU share 91%: threads 2" in text
+    assert "CPU share: what the process got of the CPU time that it could use" in text
+    assert "CPU share" not in _BENCHMARK.text(200)
 
 
 # Terminals

@@ -163,9 +163,9 @@ def _table(run: BenchmarkRun, device: DeviceInfo) -> Table:
     title = f"{name_of(run.dtype)}{' (emulated)' if run.dtype in device.emulated else ''}"
     if run.batch_size is not None:
         title += f", batch {run.batch_size}"
-    title += f", {'compiled' if run.compiled else 'eager'}: {settings_line(run.settings)}"
     load = _cpu_share(run)
-    title += "" if load is None else f", CPU share {load:.0%}"
+    share = "" if load is None else f", CPU share {load:.0%}"
+    title += f", {'compiled' if run.compiled else 'eager'}{share}: {settings_line(run.settings)}"
     kind = common_kind(layer.kind for layer in run.layers)
     columns = (_NAME, Column(kind or "geometry", priority=1), *_COLUMNS)
     rows = [

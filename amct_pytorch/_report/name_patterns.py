@@ -55,26 +55,24 @@ def patterns_of(names: Sequence[str]) -> list[NamePattern]:
     # A product of sets of parts stays one if two that differ in a single set are united; the last part varies first.
     for position in reversed(range(longest)):
         products = _united(products, position)
-    patterns = [NamePattern(name, (name,)) for name in names if _SPECIAL & set(name)]
-    for product in products:
-        pattern = NamePattern(".".join(map(_alternatives, product)), _expanded(product))
-        # Words that have nothing in common are no shorter as one.
-        in_vain = pattern.text == f"{{{','.join(pattern.names)}}}"
-        patterns += [NamePattern(name, (name,)) for name in pattern.names] if in_vain else [pattern]
+    patterns = [NamePattern(".".join(map(_alternatives, product)), _expanded(product)) for product in products]
+    patterns += [NamePattern(name, (name,)) for name in names if _SPECIAL & set(name)]
     place = {name: number for number, name in enumerate(names)}
     return sorted(patterns, key=lambda pattern: min(place[name] for name in pattern.names))
 
 
 def _united(products: Iterable[_Product], position: int) -> list[_Product]:
     """The products, with those united that differ at this position only."""
-    alike: dict[tuple[_Product, _Product], list[str]] = defaultdict(list)
+    alike: dict[tuple[_Product, _Product, str], list[str]] = defaultdict(list)
     united = []
     for product in products:
         if position < len(product):
-            alike[product[:position], product[position + 1 :]] += product[position]
+            # Words that have nothing in common, with nothing before or behind them, are no shorter as one.
+            letters = re.sub(r"\d+", "#", product[0][0]) if len(product) == 1 else ""
+            alike[product[:position], product[position + 1 :], letters] += product[position]
         else:
             united.append(product)
-    return united + [(*before, tuple(parts), *after) for (before, after), parts in alike.items()]
+    return united + [(*before, tuple(parts), *after) for (before, after, _), parts in alike.items()]
 
 
 def _expanded(product: _Product) -> tuple[str, ...]:

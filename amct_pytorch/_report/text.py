@@ -45,9 +45,10 @@ Line = tuple[Part, ...]
 def as_text(tables: Sequence[Table], width: int | None = None, encoding: str | None = None) -> str:
     """Tables as plain text, one below the other.
 
-    Titles and notes are wrapped. A row is always one line. If it does not fit, long names are shortened in the middle,
-    then columns are left out by priority, and prose is shortened at its end if that keeps a column of higher priority.
-    A note below the table lists the columns left out, and the width at which everything is shown.
+    Titles and notes are wrapped; an empty line follows a title that takes several. A row is always one line. If it does
+    not fit, long names are shortened in the middle, then columns are left out by priority, and prose is shortened at
+    its end if that keeps a column of higher priority. A note below the table lists the columns left out, and the width
+    at which everything is shown.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def as_text(tables: Sequence[Table], width: int | None = None, encoding: str | N
 
 
 def plain(line: Line) -> str:
-    """A line without anything that only looks.
+    """The text of a line, without what its parts are.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def _lines(table: Table, width: int, encoding: str | None) -> list[Line]:
     lines = _wrapped(table.title, width, "title")
     notes = list(table.notes)
     if table.columns:
-        lines += [()] * ("\n" in table.title)
+        lines += [()] * (len(lines) > 1)
         headings = [column.heading for column in table.columns]
         rows = [[printable(cell) for cell in row] for row in (headings, *table.rows)]
         natural = [max(map(width_of, cells)) for cells in zip(*rows, strict=True)]

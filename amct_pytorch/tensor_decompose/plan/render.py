@@ -11,6 +11,7 @@ from ..._report.marks import marked_split
 from ..._report.name_patterns import patterns_of
 from ..._report.table import Column, Table
 from ..._report.units import change_in_percent, from_to, in_units
+from ...errors import ConfigError
 from ..methods.registry import methods_named
 from ..model.spec import common_kind, kernels_of
 from .layer_plan import LayerPlan
@@ -54,10 +55,10 @@ def tables_of(plan: DecompositionPlan) -> list[Table]:
     if not plan.layers:
         return [Table(plan.why_empty or "The plan has no layers.")]
     rows = _rows(plan.layers)
-    kind = kind_of(plan.layers)
+    kind = _kind(plan.layers)
     geometry: _Shown = (
         Column(kind or "geometry", priority=3),
-        lambda row: "" if row.first.spec is None else geometry_of(row.first, kind),
+        lambda row: _geometry(row.first, kind),
     )
     cells = [(column, [cell(row) for row in rows]) for column, cell in (_NAME, geometry, *_COLUMNS)]
     columns, by_column = zip(*((column, found) for column, found in cells if any(found)), strict=True)
@@ -76,7 +77,7 @@ def header(plan: DecompositionPlan, change: Callable[[int, int], str]) -> str:
         Writes a number before and after.
     """
     layers, made = plan.layers, plan.settings
-    kind = kind_of(layers)
+    kind = _kind(layers)
     count = sum(layer.decompose for layer in layers)
     what = f"{count} of {len(layers)} {kind or 'layers'} are decomposed."
     lines = [what] if made is None else [f"{made.model}: {what}", f"{str(made)[0].upper()}{str(made)[1:]}."]
@@ -88,14 +89,16 @@ def header(plan: DecompositionPlan, change: Callable[[int, int], str]) -> str:
     return "\n".join(lines)
 
 
-def kind_of(layers: Sequence[LayerPlan]) -> str:
+def _kind(layers: Sequence[LayerPlan]) -> str:
     """What all of the layers are, as far as it is known; empty where they are of several kinds."""
     return common_kind(layer.spec.kind for layer in layers if layer.spec is not None)
 
 
-def geometry_of(layer: LayerPlan, kind: str) -> str:
-    """The geometry of a layer that has one, with what it is unless all are of that kind."""
-    return str(layer.spec) if kind else f"{layer.spec.kind} {layer.spec}"  # type: ignore[union-attr]
+def _geometry(layer: LayerPlan, kind: str) -> str:
+    """The geometry of a layer, with what it is unless all are of one kind."""
+    if layer.spec is None:
+        return ""
+    return str(layer.spec) if kind else f"{layer.spec.kind} {layer.spec}"
 
 
 def names_of(layer: LayerPlan) -> str:
@@ -158,9 +161,11 @@ def _fitted(layers: Sequence[LayerPlan]) -> list[str]:
 
 def _kept(plan: DecompositionPlan) -> list[str]:
     """Why layers are kept, a line for each reason."""
-    kept = [layer for layer in plan.layers if not layer.decompose]
-    by_rule = {names_of(layer): " (rule amct)" * is_by_rule(layer, plan) for layer in kept}
-    reasons = {names_of(layer): f"{essence(layer.reason)}{by_rule[names_of(layer)]}" for layer in kept}
+    reasons = {
+        names_of(layer): f"{essence(layer.reason).removeprefix('kept ')}{' (rule amct)' * is_by_rule(layer, plan)}"
+        for layer in plan.layers
+        if not layer.decompose
+    }
     return [_line("kept", names, reason) for reason, names in common_reasons(reasons)]
 
 
@@ -168,7 +173,11 @@ def is_by_rule(layer: LayerPlan, plan: DecompositionPlan) -> bool:
     """Whether a layer that is kept would not be with ``rule="any"``."""
     if plan.settings is None or plan.settings.rule != "amct" or layer.spec is None:
         return False
-    methods = [method for method in methods_named(plan.settings.method) if method.why_not(layer.spec) is None]
+    try:
+        named = methods_named(plan.settings.method)
+    except ConfigError:  # a plan from a file, by a method that is not installed here
+        return False
+    methods = [method for method in named if method.why_not(layer.spec) is None]
     return any((reason := method.unadvised(layer.spec)) and reason in layer.reason for method in methods)
 
 

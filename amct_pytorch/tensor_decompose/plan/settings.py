@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-from ..._report.characters import printable
 from ..._run.inputs import tensors_of
+from ...errors import quoted
 from ..calibration.data import Calibration
 from ..config import DecompositionConfig
 from ..model.spec import times
 from ..ranks.budget import Budget
 from ..ranks.policies import RankPolicy
 
-# A longer description of a rank policy, such as one with a rank for each of many layers, is left to its class.
+# Of a rank policy with a longer description, such as one with a rank for each of many layers, only the class is named.
 _LONGEST_POLICY = 40
 
 
@@ -85,5 +84,5 @@ def settings_of(
 
 def _policy(policy: RankPolicy) -> str:
     name = type(policy).__name__
-    text = repr(policy) if dataclasses.is_dataclass(policy) else name
-    return printable(text) if len(text) <= _LONGEST_POLICY else name
+    text = quoted(policy)
+    return text if text.startswith(f"{name}(") and len(text) <= _LONGEST_POLICY else name
