@@ -15,7 +15,7 @@ from tests.command_line import NETWORK, SHAPE, USER, Command, command
 
 __all__ = ["command"]  # a fixture
 
-PIPELINE = ("decompose_info.json", "plan.pt", "run.json", "weights.pth")
+PIPELINE = ("decompose_info.json", "plan.pt", "run.json", "spectra.json", "weights.pth")
 
 
 @pytest.fixture

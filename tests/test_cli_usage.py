@@ -177,7 +177,8 @@ def test_a_folder_that_is_not_empty_is_left_alone(command: Command, tmp_path: Pa
     assert "the folder is not empty, it holds 'thesis.tex'" in _fails(command, ExitCode.USAGE, *given)
     assert command(*given, "--force", "-q").code == 0
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
-    assert "holds 'decompose_info.json', 'plan.pt', 'weights.pth' already" in _fails(command, ExitCode.USAGE, *given)
+    line = _fails(command, ExitCode.USAGE, *given)
+    assert "holds 'decompose_info.json', 'plan.pt', 'spectra.json' and 1 more already" in line
 
 
 def test_a_place_that_cannot_be_written_is_found_before_any_work(command: Command, tmp_path: Path) -> None:
@@ -210,7 +211,8 @@ def test_an_interrupt_while_files_are_written_waits_for_them(
     save = decomposition_files.save_weights
     monkeypatch.setattr(decomposition_files, "save_weights", pressed)
     _fails(command, ExitCode.INTERRUPTED, "run", NETWORK, "-o", tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"decompose_info.json", "weights.pth", "plan.pt"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"decompose_info.json", "weights.pth", "plan.pt", "spectra.json"}
 
 
 def test_an_error_of_the_program_says_how_to_see_its_traceback(

@@ -1,4 +1,4 @@
-"""The cards at the top of the page; what was not measured has none."""
+"""The cards at the top of the page, each from a report and the words of a language; what was not measured has none."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from .._measure.timing import UNKNOWN
 from .._measure.validation_report import ValidationReport
 from .._report.html.parts import Card
 from .._report.scores import ScoreReport
-from .._report.units import in_ms
+from .._report.units import change_in_percent, in_ms, in_units
 from ..tensor_decompose.plan.plan import DecompositionPlan
 from ..tensor_decompose.search.result import SearchResult
 from .device_sections import speed_up_of, title_of
-from .numbers import change, short, signed
+from .numbers import percent, signed
 from .words import Words
 
 
@@ -68,9 +68,9 @@ def proof_card(plan: DecompositionPlan, words: Words) -> Card | None:
     proof = plan.latency
     if proof is None:
         return None
-    interval = f"[{100 * proof.low:.1f} %, {100 * proof.high:.1f} %]"
+    interval = f"[{percent(proof.low)}, {percent(proof.high)}]"
     note = words["of_plan"].format(device=proof.device)
-    return Card(words["latency"], "100 %", f"{100 * proof.measured:.1f} %", interval, note)
+    return Card(words["latency"], "100 %", percent(proof.measured), interval, note)
 
 
 def plan_cards(plan: DecompositionPlan, words: Words) -> list[Card]:
@@ -80,8 +80,11 @@ def plan_cards(plan: DecompositionPlan, words: Words) -> list[Card]:
     if counted:
         before = sum(layer.macs or 0 for layer in counted)
         after = sum(layer.macs_after or 0 for layer in counted)
-        cards.append(Card(words["macs"], short(before), short(after), change(before, after), words["of_layers"]))
+        cards.append(_cost(words["macs"], before, after, words["of_layers"]))
     if plan.parameters:
-        before, after = plan.parameters, plan.parameters_after
-        cards.append(Card(words["parameters"], short(before), short(after), change(before, after), words["of_model"]))
+        cards.append(_cost(words["parameters"], plan.parameters, plan.parameters_after, words["of_model"]))
     return cards
+
+
+def _cost(label: str, before: int, after: int, note: str) -> Card:
+    return Card(label, in_units(before), in_units(after), change_in_percent(before, after), note)

@@ -56,7 +56,7 @@ def _file(report: ExportReport, words: Words) -> tuple[Part, ...]:
         Column(words["max_difference"], "number"),
         Column(words["mean_difference"], "number"),
         Column(words["relative_difference"], "number"),
-        Column(words["onnxruntime"]),
+        Column(words["onnxruntime"], "verdict"),
     )
     facts = Facts(
         (

@@ -12,7 +12,7 @@ from .._measure.validation_report import DtypeValidation, ValidationReport
 from .._report.html.parts import Bar, Cell, Rows, Section, Text
 from .._report.table import Column
 from .._report.units import in_gib, in_ms, name_of, settings_line
-from .numbers import ranks, share
+from .numbers import percent, ranks
 from .words import Words, verdict_in
 
 
@@ -74,7 +74,7 @@ def _run(run: BenchmarkRun, words: Words) -> Rows:
         Column(words["time_before"], "number"),
         Column(words["time_after"], "number"),
         Column(words["speed_up"], "number"),
-        Column(words["verdict"]),
+        Column(words["verdict"], "verdict"),
         Column(words["cpu_share"], "number"),
     )
     longest = max([layer.comparison.before.median for layer in run.layers if layer.comparison], default=1.0)
@@ -96,7 +96,7 @@ def _layer(layer: LayerBenchmark, longest: float, words: Words) -> tuple[Cell, .
         Cell(layer.name or words["the_model"]),
         Cell(layer.mode),
         Cell(ranks(layer.ranks), float(sum(layer.ranks))),
-        Cell("" if left is None else share(layer.macs_after, layer.macs), left),
+        Cell("" if left is None else percent(left), left),
         *(
             (*[Cell("")] * 3, Cell(verdict_in("did not run", words)), Cell(""))
             if layer.comparison is None
@@ -172,7 +172,7 @@ def _validated(run: DtypeValidation, words: Words) -> Rows:
         Column(words["device_error"], "number"),
         Column(words["worst"], "number"),
         Column(words["response_error"], "number"),
-        Column(words["verdict"], "prose"),
+        Column(words["verdict"], "verdict"),
     )
     rows = tuple(
         (

@@ -22,7 +22,7 @@ ENGLISH: dict[str, str] = {
     "before_tuning": "{score} before fine-tuning",
     "of_search": "by which the search has chosen",
     "of_validation": "on the inputs of the validation",
-    "of_layers": "of the layers listed below",
+    "of_layers": "of the layers below, on the example inputs",
     "of_plan": "of the original's time, measured for the budget on {device}",
     "of_model": "of the whole model",
     "little_cpu": "the process got {share} of the CPU time that it could use",
@@ -72,8 +72,8 @@ ENGLISH: dict[str, str] = {
     "response_error": "Response error",
     "plain_error": "Unfitted error",
     "bars": (
-        "Bars: the pale one is the layer as it was, the dark one as it is planned, both relative to the "
-        "largest layer; errors are relative, and full bars are 1."
+        "Bars: the one behind is the layer as it was, the one in front as it is planned, both relative to the "
+        "largest layer; errors are relative, and a full bar is 1."
     ),
     "kept": "Kept layers, by reason",
     # spectra

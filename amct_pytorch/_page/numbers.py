@@ -1,25 +1,11 @@
-"""Numbers as text on the page."""
+"""Numbers as text on the page, where `amct_pytorch._report.units` has no text for them."""
 
 from __future__ import annotations
 
 
-def short(count: float) -> str:
-    """A number of parameters or operations, with three significant digits: "12.3 M"."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            scaled = count / size
-            return f"{scaled:.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
-    return f"{count:.0f}"
-
-
-def share(part: float, whole: float) -> str:
-    """What is left of a quantity: "33.1 %"; empty for nothing of nothing."""
-    return f"{100 * part / whole:.1f} %" if whole else ""
-
-
-def change(before: float, after: float) -> str:
-    """A relative change: "−66.9 %"; empty from nothing."""
-    return f"{100 * (after - before) / before:+.1f} %".replace("-", "−") if before else ""
+def percent(share: float) -> str:
+    """A share with a decimal: "33.1 %"."""
+    return f"{100 * share:.1f} %"
 
 
 def signed(difference: float) -> str:

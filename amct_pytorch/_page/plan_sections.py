@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from .._report.html.parts import Bar, Cell, Groups, Rows, Section, Text
 from .._report.table import Column
+from .._report.units import change_in_percent, in_units
 from ..tensor_decompose.plan.layer_plan import LayerPlan
 from ..tensor_decompose.plan.plan import DecompositionPlan
-from .numbers import change, ranks, short
+from ..tensor_decompose.plan.reasons import common_reasons, essence
+from .numbers import ranks
 from .words import Words
 
 
@@ -25,8 +27,8 @@ def plan_sections(plan: DecompositionPlan, words: Words) -> list[Section]:
     """
     if not plan.layers:
         return [Section("layers", words["layers"], (Text(plan.why_empty or words["no_layers"]),))]
-    notes = [plan.budget, "" if plan.outcome is None else str(plan.outcome)]
-    notes.append("" if plan.latency is None else str(plan.latency))
+    notes = ["" if plan.settings is None else str(plan.settings), plan.budget]
+    notes += ["" if plan.outcome is None else str(plan.outcome), "" if plan.latency is None else str(plan.latency)]
     table = _table(plan.layers, words, tuple(filter(None, notes)))
     count = sum(layer.decompose for layer in plan.layers)
     summary = Text(words["layers_summary"].format(count=count, all=len(plan.layers)))
@@ -42,7 +44,7 @@ def _table(layers: Sequence[LayerPlan], words: Words, notes: tuple[str, ...]) ->
     columns = [
         Column(words["layer"], "name"),
         Column(words["geometry"]),
-        Column(words["verdict"]),
+        Column(words["verdict"], "verdict"),
         Column(words["method"]),
         Column(words["rank"], "number"),
         *([Column("MACs", "number"), Column(words["macs_change"], "number")] if has_macs else []),
@@ -85,11 +87,11 @@ def _change(before: int | None, after: int | None, most: int, *, with_change: bo
     if before is None:
         return (Cell(""),) * (1 + with_change)
     after = before if after is None else after
-    text = short(before) if after == before else f"{short(before)} → {short(after)}"
+    text = in_units(before) if after == before else f"{in_units(before)} → {in_units(after)}"
     cell = Cell(text, float(before), Bar(before / most, after / most))
     if not with_change:
         return (cell,)
-    return cell, Cell("" if after == before else change(before, after), (after - before) / before if before else 0.0)
+    return cell, Cell(change_in_percent(before, after) if after != before else "", after / before if before else None)
 
 
 def _error(error: float | None) -> Cell:
@@ -99,8 +101,5 @@ def _error(error: float | None) -> Cell:
 
 
 def _by_reason(layers: Sequence[LayerPlan], words: Words) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    groups: dict[str, list[str]] = {}
-    for layer in layers:
-        if not layer.decompose:
-            groups.setdefault(layer.reason, []).append(_names(layer, words))
-    return tuple((reason, tuple(names)) for reason, names in groups.items())
+    reasons = {_names(layer, words): essence(layer.reason) for layer in layers if not layer.decompose}
+    return tuple((reason, tuple(names)) for reason, names in common_reasons(reasons))

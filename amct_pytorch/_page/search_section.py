@@ -8,7 +8,7 @@ from .._report.figure import Figure
 from .._report.html.parts import Cell, Picture, Rows, Section, Text
 from .._report.table import Column
 from ..tensor_decompose.search.result import Evaluation, SearchResult
-from .numbers import signed
+from .numbers import percent, signed
 from .words import Words
 
 
@@ -28,7 +28,7 @@ def search_section(found: SearchResult, words: Words) -> Section:
         summary = words["nothing_cheaper"].format(drop=f"{found.drop:g}")
     else:
         summary = words["chosen_summary"].format(
-            cost=f"{100 * chosen.cost:.1f} %",
+            cost=percent(chosen.cost),
             what=words[f"cost_{found.minimise}"],
             score=f"{chosen.score:.6g}",
             change=signed(chosen.score - original.score),
@@ -59,13 +59,13 @@ def _table(found: SearchResult, words: Words) -> Rows:
         Column(words[f"left_{found.minimise}"], "number"),
         Column(words["score"], "number"),
         Column(words["score_change"], "number"),
-        Column(words["verdict"]),
+        Column(words["verdict"], "verdict"),
         Column(words["seconds"], "number"),
     )
     rows = tuple(
         (
             Cell(words["original"] if number == 0 else f"{one.share:.3g}", one.share),
-            Cell(f"{100 * one.cost:.1f} %", one.cost),
+            Cell(percent(one.cost), one.cost),
             Cell(f"{one.score:.6g}", one.score),
             Cell("" if number == 0 else signed(one.score - found.original.score), one.score - found.original.score),
             Cell(_verdict(one, found, words)),

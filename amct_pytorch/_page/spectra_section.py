@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._report.html.parts import Section, SmallPicture, SmallPictures, Text
 from ..tensor_decompose.plan.spectra import LayerSpectrum, SpectraReport, spectrum_figure
+from .numbers import percent
 from .words import Words
 
 # Pictures that a reader may look through, and that keep the page small; the numbers of all layers are in its data.
@@ -38,7 +39,7 @@ def _left_out(layer: LayerSpectrum) -> float:
 
 def _picture(layer: LayerSpectrum, words: Words) -> SmallPicture:
     ranks = words["semicolon"].join(
-        words["spectrum_rank"].format(rank=one.rank, full=one.full_rank, left_out=f"{100 * one.left_out:.1f} %")
+        words["spectrum_rank"].format(rank=one.rank, full=one.full_rank, left_out=percent(one.left_out))
         for one in layer.ranks
     )
     caption = words["spectrum_caption"].format(method=layer.method, ranks=ranks)

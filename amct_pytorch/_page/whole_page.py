@@ -80,7 +80,7 @@ def page_of(reports: Sequence[Report], words: Words, command: str | None) -> Pag
     return Page(
         language=words["language"],
         title=words["title"],
-        subtitle=" · ".join(dict.fromkeys(run.began for run in runs)),
+        subtitle=" · ".join(dict.fromkeys([*_models(plans), *(run.began for run in runs)])),
         contents=words["contents"],
         sections=tuple(sections),
         footer=words["footer"].format(version=__version__),
@@ -90,6 +90,11 @@ def page_of(reports: Sequence[Report], words: Words, command: str | None) -> Pag
 
 def _of(kind: type[Kind], reports: Sequence[Report]) -> list[Kind]:
     return [report for report in reports if isinstance(report, kind)]
+
+
+def _models(plans: Sequence[DecompositionPlan]) -> list[str]:
+    """Names of the models that the plans are of, as far as they are known."""
+    return [plan.settings.model for plan in plans if plan.settings is not None]
 
 
 def _numbered(sections: Sequence[Section]) -> Iterator[Section]:
@@ -115,8 +120,9 @@ def _environment(reports: Sequence[Report], runs: Sequence[RunRecord], words: Wo
     devices = [report.device for report in reports if isinstance(report, BenchmarkReport | ValidationReport)]
     facts = [fact for device in devices for fact in _device(device, words)]
     for run in runs:
-        facts += [(words["device"], run.device), (words["began"], run.began)]
-        facts += [(words["duration"], f"{run.seconds:.0f} s"), *run.versions.items()]
+        if run.device not in [device.name for device in devices]:
+            facts.append((words["device"], run.device))
+        facts += [(words["began"], run.began), (words["duration"], f"{run.seconds:.0f} s"), *run.versions.items()]
     exports = [*_of(ExportReport, reports), *(report.model for report in _of(AscendReport, reports))]
     facts += [fact for export in exports for fact in export.versions.items()]
     return [Section("environment", words["environment"], (Facts(tuple(dict.fromkeys(facts))),))] if facts else []

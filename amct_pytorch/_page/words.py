@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .._report.marks import marked
 from .chinese import CHINESE
 from .english import ENGLISH
 
@@ -17,7 +18,7 @@ _WRONG = "wrong: "
 
 
 def verdict_in(verdict: str, words: Words) -> str:
-    """A verdict of a report in a language, with a sign before it for who skims the column.
+    """A verdict of a report in a language, with its mark.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ def verdict_in(verdict: str, words: Words) -> str:
     words
         The language.
     """
+    mark = marked(verdict)[:1]
     if verdict.startswith(_WRONG):
-        return f"✗ {words['wrong']}: {verdict.removeprefix(_WRONG)}"
-    sign = {"right": "✓ ", "faster": "▲ ", "slower": "▼ ", "no difference seen": "= ", "unknown": "? "}.get(verdict, "")
-    return f"{sign}{words.get(verdict, verdict)}"
+        return f"{mark} {words['wrong']}: {verdict.removeprefix(_WRONG)}"
+    return f"{mark} {words.get(verdict, verdict)}"

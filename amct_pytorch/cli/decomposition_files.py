@@ -8,9 +8,9 @@ from torch import nn
 
 from .._run.interrupts import interrupts_deferred
 from ..errors import MissingExtra
-from ..tensor_decompose import DecompositionPlan
+from ..tensor_decompose import DecompositionPlan, layer_spectra
 from .options import FormatOptions
-from .output_folder import INFO, PLAN, WEIGHTS, WEIGHTS_SAFETENSORS
+from .output_folder import INFO, PLAN, SPECTRA, WEIGHTS, WEIGHTS_SAFETENSORS
 from .weights_file import save_weights
 
 
@@ -37,7 +37,7 @@ def weights_name(options: FormatOptions) -> str:
 
 
 def apply_and_save(model: nn.Module, plan: DecompositionPlan, folder: Path, weights: str) -> nn.Module:
-    """Decompose a model in place, and write structure, weights and plan.
+    """Decompose a model in place, and write structure, weights, plan, and the spectra that its ranks cut.
 
     Parameters
     ----------
@@ -53,8 +53,10 @@ def apply_and_save(model: nn.Module, plan: DecompositionPlan, folder: Path, weig
     torch.nn.Module
         The decomposed model.
     """
+    spectra = layer_spectra(model, plan)
     with interrupts_deferred():
         decomposed, _ = plan.apply(model, folder / INFO)
         save_weights(decomposed, folder / weights)
         plan.save(folder / PLAN)
+        spectra.save(folder / SPECTRA)
     return decomposed.eval()

@@ -13,6 +13,7 @@ from .options import OutputOptions
 INFO = "decompose_info.json"
 WEIGHTS, WEIGHTS_SAFETENSORS = "weights.pth", "weights.safetensors"
 PLAN = "plan.pt"
+SPECTRA = "spectra.json"
 SEARCH, JOURNAL = "search.json", "search.jsonl"
 VALIDATION, BENCHMARK, EXPORT, SCORES = "validation.json", "benchmark.json", "export.json", "scores.json"
 ONNX, ASCEND = "model.onnx", "ascend"

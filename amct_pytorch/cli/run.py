@@ -41,7 +41,7 @@ def run(
     from .decomposition_files import apply_and_save, weights_name
     from .inputs import inputs_of
     from .model_source import built
-    from .output_folder import INFO, PLAN, RUN, SCORES, required_output
+    from .output_folder import INFO, PLAN, RUN, SCORES, SPECTRA, required_output
     from .planning import planned, summary
     from .run_record import save_run
     from .scores import evaluate_of, score_of, scores_of
@@ -52,7 +52,7 @@ def run(
         if given:
             raise ConfigError(f"--plan: the plan says how to decompose: leave out --{given[0].replace('_', '-')}")
     name = weights_name(weights)
-    folder = required_output(output, [INFO, name, PLAN, SCORES, RUN])
+    folder = required_output(output, [INFO, name, PLAN, SPECTRA, SCORES, RUN])
     evaluate = evaluate_of(score.eval)
     example_inputs = inputs_of(inputs.input)
     made = None if saved.plan is None else load_plan(saved.plan)

@@ -34,7 +34,18 @@ def search(
     from .inputs import inputs_of, required_inputs
     from .model_source import built
     from .named_function import named_function
-    from .output_folder import INFO, JOURNAL, PLAN, RUN, SCORES, SEARCH, UNFINISHED_SEARCH, checked_output, cleared
+    from .output_folder import (
+        INFO,
+        JOURNAL,
+        PLAN,
+        RUN,
+        SCORES,
+        SEARCH,
+        SPECTRA,
+        UNFINISHED_SEARCH,
+        checked_output,
+        cleared,
+    )
     from .planning import rank_multiple_for
     from .progress import progress_bar
     from .run_record import save_run
@@ -42,7 +53,7 @@ def search(
     from .settings import config_of, timing_of
 
     name = weights_name(weights)
-    files = [INFO, name, PLAN, SEARCH, JOURNAL, SCORES, RUN]
+    files = [INFO, name, PLAN, SPECTRA, SEARCH, JOURNAL, SCORES, RUN]
     folder = checked_output(output, files, unfinished=UNFINISHED_SEARCH)
     evaluate = named_function(search.eval, "--eval")
     example_inputs = (inputs_of if search.minimise == "parameters" else required_inputs)(inputs.input)

@@ -51,8 +51,8 @@ class _Scale:
 def drawing(figure: Figure, description: str = "", *, small: bool = False) -> str:
     """The figure as an element ``svg``.
 
-    A level that is not finite is left out. Lines and points have the classes ``s0``, ``s1``, … by the name of their series, in the order of their first
-    occurrence.
+    A level that is not finite is left out. Lines and points have the classes ``s0``, ``s1``, … by the name of their
+    series, in the order of their first occurrence.
 
     Parameters
     ----------
