@@ -196,6 +196,7 @@ def test_every_error_is_an_amct_error_and_a_builtin() -> None:
         "ExportError": RuntimeError,
         "ExportAccessError": OSError,
         "ReportAccessError": OSError,
+        "TrainingDiverged": ArithmeticError,
     }
     kinds = {
         kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AmctError)

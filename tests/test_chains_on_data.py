@@ -62,7 +62,7 @@ def moments_of(
     return sums.finish(weight.flatten(1))
 
 
-@pytest.mark.parametrize(("name", "method", "ranks"), CHAINS, ids=str)
+@pytest.mark.parametrize(("name", "method", "ranks"), CHAINS, ids=lambda value: str(getattr(value, "name", value)))
 def test_every_stage_of_a_chain_of_any_length_is_fitted_to_the_responses(
     name: str, method: Method, ranks: tuple[int, ...]
 ) -> None:

@@ -210,7 +210,11 @@ def test_an_interrupt_while_files_are_written_waits_for_them(
 
     save = decomposition_files.save_weights
     monkeypatch.setattr(decomposition_files, "save_weights", pressed)
-    _fails(command, ExitCode.INTERRUPTED, "run", NETWORK, "-o", tmp_path / "out")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run beside others may ignore it
+    try:
+        _fails(command, ExitCode.INTERRUPTED, "run", NETWORK, "-o", tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"decompose_info.json", "weights.pth", "plan.pt", "spectra.json"}
 

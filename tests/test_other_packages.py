@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from amct_pytorch.checkpoint import load_decomposed, save_decomposed
 from amct_pytorch.export import export_onnx
 from amct_pytorch.tensor_decompose import (
-    DecomposedLinear,
     DecompositionConfig,
     RatioRank,
     auto_decomposition,
@@ -26,47 +25,6 @@ from .models import TwoConvs, chains, image
 pytestmark = pytest.mark.slow
 
 _LOW = DecompositionConfig(rank=RatioRank(0.2), rule="any")
-_ROOT = Path(__file__).parents[1]
-
-
-@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
-def test_a_network_of_transformers_is_loaded_as_the_readme_says(
-    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ResNetConfig(
-        embedding_size=64, hidden_sizes=[64, 128], depths=[1, 1], layer_type="basic", num_labels=5
-    )
-    net, changes = auto_decomposition(transformers.ResNetForImageClassification(config).eval())
-    monkeypatch.chdir(tmp_path)
-    net.save_pretrained("pretrained")
-    save_decomposed(net, "checkpoint")
-    code = (_ROOT / readme).read_text(encoding="utf-8").partition("```py\n")[2].partition("```")[0]
-    names: dict[str, Any] = {}
-    exec(compile(code, readme, "exec"), names)
-    assert names["changes"] == changes
-    assert torch.equal(names["net"].eval()(image(1, 3, 32, 32)).logits, net(image(1, 3, 32, 32)).logits)
-    # What the section is there for.
-    assert not chains(transformers.ResNetForImageClassification.from_pretrained("pretrained"))
-
-
-@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
-def test_a_transformer_is_decomposed_as_the_readme_says(
-    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=128, patch_size=32
-    )
-    monkeypatch.chdir(tmp_path)
-    transformers.ViTForImageClassification(config).save_pretrained("pretrained")
-    code = (_ROOT / readme).read_text(encoding="utf-8").split("```py\n")[2].partition("```")[0]
-    names: dict[str, Any] = {}
-    exec(compile(code, readme, "exec"), names)
-    linear = [name for name, module in names["net"].named_modules() if isinstance(module, DecomposedLinear)]
-    assert len(linear) == 6
-    assert linear == list(names["changes"])
-    assert Path("decompose_info.json").is_file()
 
 
 def test_a_network_of_diffusers_is_built_from_its_configuration_then_loaded(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recommended(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
-    """The pair of torch and torch_npu that the README recommends: folders of packages, and of libraries."""
+    """The pair of torch and torch_npu that the documents recommend: folders of packages, and of libraries."""
     if not all(map(shutil.which, ("cc", "nm", "readelf"))):
         pytest.skip("torch's CUDA build needs stand-ins for CUDA, which need cc, nm and readelf")
     names = (f"torch=={_RECOMMENDED}", f"torch-npu=={_RECOMMENDED}")
@@ -150,15 +150,15 @@ def test_the_backend_works_on_the_real_torch_npu(wheel: Path, cann: Path) -> Non
     assert f"torch_npu {_RELEASE}" in _check_the_backend_works(wheel, [cann])
 
 
-def test_the_backend_works_on_the_pair_that_the_readme_recommends(
+def test_the_backend_works_on_the_pair_that_the_documents_recommend(
     recommended: tuple[list[Path], list[Path]], cann: Path
 ) -> None:
     packages, libraries = recommended
     output = _check_the_backend_works(packages, [cann, *libraries])
     assert re.search(rf"on torch {_RECOMMENDED}\S* and torch_npu {_RECOMMENDED}\n", output)
-    for readme in ("README.md", "README_zh.md"):
-        text = (_ROOT / readme).read_text(encoding="utf-8")
-        assert f"torch=={_RECOMMENDED} torch-npu=={_RECOMMENDED}" in text, readme
+    for page in ("ascend.md", "ascend.zh.md"):
+        text = (_ROOT / "docs" / page).read_text(encoding="utf-8")
+        assert f"torch=={_RECOMMENDED} torch-npu=={_RECOMMENDED}" in text, page
 
 
 @pytest.mark.parametrize(
