@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import tensorly
@@ -44,11 +45,8 @@ def decompose(task: Task) -> nn.Module:
         assert ranks is not None
         chain = _chain(layer, *ranks)
         last, core, first = _factors(layer.weight.detach().double(), moments[name], ranks)
-        with torch.no_grad():
-            for stage, weight in zip(chain, (first.T[..., None, None], core, last[..., None, None]), strict=True):
-                stage.weight.copy_(weight)
-            if layer.bias is not None:
-                chain[2].bias.copy_(layer.bias)
+        weights = {"0.weight": first.T[..., None, None], "1.weight": core, "2.weight": last[..., None, None]}
+        chain.load_state_dict(weights if layer.bias is None else {**weights, "2.bias": layer.bias})
         replace(task.network, name, chain)
     return task.network
 
@@ -62,9 +60,8 @@ def _ranks(layer: nn.Conv2d, share: float) -> tuple[int, int] | None:
 
 def _chain(layer: nn.Conv2d, outputs: int, inputs: int) -> nn.Sequential:
     """1×1, k×k and 1×1 convolutions of these ranks, not yet with their weights."""
-    core = nn.Conv2d(
-        inputs, outputs, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False
-    )  # fmt: skip
+    geometry: dict[str, Any] = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    core = nn.Conv2d(inputs, outputs, **geometry, bias=False)
     first = nn.Conv2d(layer.in_channels, inputs, 1, bias=False)
     return nn.Sequential(first, core, nn.Conv2d(outputs, layer.out_channels, 1, bias=layer.bias is not None)).eval()
 

@@ -44,7 +44,7 @@ def figures(
     decomposed = adapter(task).eval()
     seconds, added = time.process_time() - begin, own_peak() - peak
     found = judged.outputs(decomposed)
-    result = {
+    result: dict[str, Any] = {
         "score": judged.percent(found, expected),
         "original": judged.percent(expected, expected),
         "error": float((found - expected).norm() / expected.norm()),
