@@ -100,6 +100,10 @@ def test_an_interpreter_that_hangs_is_stopped(tmp_path: Path) -> None:
     assert measured_apart(str(python), {}, minutes=0.002) == {"failed": "not ready after 0.002 minutes"}
 
 
+def test_random_weights_are_said_to_be_for_times_alone() -> None:
+    assert "random weights" in table("VGG-16", {("ours", 0.5): FIGURES}).title
+
+
 def test_interpreters_are_given_by_peer() -> None:
     found = interpreters(["aimet=/opt/aimet/bin/python"])
     assert found["aimet"] == "/opt/aimet/bin/python"

@@ -6,6 +6,7 @@ says, such as agreement with the original or characters read right, on images th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,17 @@ from amct_pytorch.tensor_decompose import Calibration, DecompositionConfig, auto
 from amct_pytorch.tensor_decompose.calibration.data import Mode
 
 from digits import load_digits_tensors, load_pretrained
+from networks import NETWORKS as RANDOM_NETWORKS
 from real_networks import REAL_NETWORKS
 
 NETWORKS = ("digits", *REAL_NETWORKS)
 """That of examples/digits, and the pretrained ones."""
 
-IMAGES = {"digits": 256, **{name: network.images for name, network in REAL_NETWORKS.items()}}
+IMAGES = {
+    "digits": 256,
+    **{name: network.images for name, network in REAL_NETWORKS.items()},
+    **dict.fromkeys(RANDOM_NETWORKS, 2),
+}
 """By network, how many images are enough to fit factors to."""
 
 IMAGES_TO_JUDGE = 16
@@ -95,7 +101,10 @@ class Case:
 
 
 def case(network: str, images: int, seed: int, to_judge: int = IMAGES_TO_JUDGE) -> Case:
-    """A network of `NETWORKS`, to be fitted to so many images and judged by others, which are drawn by a seed."""
+    """A network to be fitted to so many images and judged by others, which are drawn by a seed.
+
+    One of `NETWORKS`, or of networks.py with random weights, which has no score: it is for times alone.
+    """
     if network == "digits":
         train, _, test, labels = load_digits_tensors()
         chosen = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:images]]
@@ -104,6 +113,9 @@ def case(network: str, images: int, seed: int, to_judge: int = IMAGES_TO_JUDGE) 
             return 100 * float((found.argmax(1) == labels).double().mean())
 
         return Case(load_pretrained, chosen.split(32), [test], accuracy, "amct")
+    if network in RANDOM_NETWORKS:
+        noise = torch.randn(images + to_judge, 3, 224, 224, generator=torch.Generator().manual_seed(seed)).split(1)
+        return Case(RANDOM_NETWORKS[network], noise[:images], noise[images:], lambda *_: math.nan, "amct")
     real = REAL_NETWORKS[network]
     drawn = real.draw(images + to_judge, seed)
     batches, truth = drawn.inputs.split(1), drawn.truth[images:]  # one by one, as some take no others

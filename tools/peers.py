@@ -11,8 +11,8 @@ A peer that is missing or fails is a row with the reason.
     python tools/peers.py --networks ddddocr ddddocr-reader --shares 0.5 0.35 --results peers.json --picture peers.png
     python tools/peers.py --python aimet=../aimet/bin/python      # one that needs an interpreter of its own
 
-The networks besides digits need the extra `real`, also in the other interpreters. Results in the file are not measured
-again, so a comparison can be interrupted and extended.
+Pretrained networks need the extra `real`, also in the other interpreters. VGG-16 and ResNets have random weights: they
+are for times alone. Results in the file are not measured again, so a comparison can be interrupted and extended.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from amct_pytorch._storage.atomic import write_file
 
 from adapters import PEERS
 from judging import IMAGES, IMAGES_TO_JUDGE, NETWORKS
+from networks import NETWORKS as RANDOM_NETWORKS
 
 COLUMNS = (
     Column("decomposed by"),
@@ -140,6 +141,8 @@ def table(network: str, results: Mapping[tuple[str, float | None], Result]) -> T
     if shares:
         notes.append(f"Share of the CPU that the timed processes got: {min(shares):.0%} to {max(shares):.0%}.")
     title = network + (f", whose original scores {originals[0]:.2f} %" if originals else "")
+    if network in RANDOM_NETWORKS:
+        title = f"{network} with random weights, of which only times and MACs mean anything"
     return Table(title, COLUMNS, tuple(rows), tuple(notes))
 
 
@@ -200,7 +203,7 @@ def compared(
 def main() -> None:
     """Compare, print a table for each network, and draw them side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["digits"])
+    parser.add_argument("--networks", nargs="+", choices=(*NETWORKS, *RANDOM_NETWORKS), default=["digits"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5], help="of the MACs (default 0.5)")
     parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="interpreters other than this one")
