@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import peers
 from adapters import PEERS, Peer, data_aware_tucker, measured
 from adapters.task import OutOfReach, Task, largest_within
 from judging import Case
@@ -98,6 +99,23 @@ def test_an_interpreter_that_hangs_is_stopped(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\nexec sleep 60\n")
     python.chmod(0o755)
     assert measured_apart(str(python), {}, minutes=0.002) == {"failed": "not ready after 0.002 minutes"}
+
+
+def test_results_in_the_file_are_taken_and_failures_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def answer(python: str, request: dict[str, object], minutes: float) -> dict[str, object]:
+        asked.append(request["peer"])
+        return {"failed": "not installed"} if request["peer"] == "aimet" else FIGURES
+
+    monkeypatch.setattr(peers, "measured", answer)
+    monkeypatch.setattr(sys, "argv", ["peers", "--peers", "ours", "aimet", "--results", str(tmp_path / "known.json")])
+    for _ in range(2):
+        peers.main()
+    assert asked == ["ours", "aimet", "aimet"]
+    assert "AIMET spatial SVD, 0.5: not installed" in capsys.readouterr().out
 
 
 def test_random_weights_are_said_to_be_for_times_alone() -> None:
@@ -191,12 +209,12 @@ def test_pretrained_networks_do_their_work_on_drawn_images(name: str) -> None:
 @pytest.mark.slow
 def test_the_comparison_runs_with_what_is_installed_and_ours_loses_least(tmp_path: Path) -> None:
     results = tmp_path / "peers.json"
-    peers = ["amct", "ours-plain", "ours", "tltorch", "msmodelslim", "tucker-als", "aimet"]
-    command = [sys.executable, str(TOOLS / "peers.py"), "--untimed", "--results", str(results), "--peers", *peers]
+    names = ["amct", "ours-plain", "ours", "tltorch", "msmodelslim", "tucker-als", "aimet"]
+    command = [sys.executable, str(TOOLS / "peers.py"), "--untimed", "--results", str(results), "--peers", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = {json.loads(key)["peer"]: result for key, result in json.loads(results.read_text()).items()}
-    assert list(found) == peers
-    assert all(PEERS[peer].title in done.stdout for peer in peers)
+    assert list(found) == names
+    assert all(PEERS[peer].title in done.stdout for peer in names)
     errors = {peer: result["error"] for peer, result in found.items() if "failed" not in result}
     assert {"amct", "ours-plain", "ours", "tucker-als"} <= errors.keys()
     assert all(result["macs"] <= 0.5005 for result in found.values() if "failed" not in result)

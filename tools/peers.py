@@ -12,7 +12,8 @@ A peer that is missing or fails is a row with the reason.
     python tools/peers.py --python aimet=../aimet/bin/python      # one that needs an interpreter of its own
 
 Pretrained networks need the extra `real`, also in the other interpreters. VGG-16 and ResNets have random weights: they
-are for times alone. Results in the file are not measured again, so a comparison can be interrupted and extended.
+are for times alone. Results in the file are not measured again, but for failures, so a comparison can be interrupted
+and extended.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def compared(
                 "timed": not arguments.untimed,
             }
             key = json.dumps(request)
-            if key not in known:
+            if "failed" in known.get(key, {"failed": "not yet measured"}):
                 known[key] = measured(pythons[peer], request, arguments.minutes)
                 if arguments.results:
                     write_file(arguments.results.resolve(), json.dumps(known, indent=1), OSError)
