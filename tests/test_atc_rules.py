@@ -29,7 +29,7 @@ from amct_pytorch.tensor_decompose import DecompositionConfig, auto_decompositio
 
 from .foreign_architectures import ARCHITECTURES, OF_EVERY_KIND
 from .models import TwoConvs, conv, image
-from pretrained import DETECTORS
+from real_networks import REAL_NETWORKS
 
 pytestmark = pytest.mark.usefixtures("onnx_operators_read_once")
 
@@ -345,9 +345,9 @@ def _converted(name: str) -> tuple[nn.Module, Tensor]:
     packages = ["onnx2torch", "ddddocr", "rapidocr_onnxruntime" if name == "pp-ocr" else name]
     if not all(map(find_spec, packages)):
         pytest.skip("the extra real is not installed")
-    if name in DETECTORS:
-        return DETECTORS[name].load(), DETECTORS[name].draw(1, 0)
-    DETECTORS["ddddocr"].load()  # lets onnx2torch be imported, which needs torchvision
+    if name in REAL_NETWORKS:
+        return REAL_NETWORKS[name].load(), REAL_NETWORKS[name].draw(1, 0).inputs
+    REAL_NETWORKS["ddddocr"].load()  # lets onnx2torch be imported, which needs torchvision
     import onnx2torch
 
     (origin,) = find_spec(name).submodule_search_locations

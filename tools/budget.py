@@ -1,10 +1,10 @@
 """What budgets are worth: whether damage is predicted well, and whether the choice beats uniform ratios of the rank.
 
-The networks are that of amct_pytorch.demo and two pretrained detectors, on drawn images (extra: real). Errors are those
+The networks are that of amct_pytorch.demo and pretrained ones, on drawn images (extra: real). Errors are those
 of the outputs on images that nothing was fitted to.
 
     python tools/budget.py predict --networks digits    # Spearman's correlation over random plans; five minutes
-    python tools/budget.py predict                      # that of all networks; an hour
+    python tools/budget.py predict                      # also those of the detectors; an hour
     python tools/budget.py compare --networks digits --shares 0.3 0.15 --seeds 5    # with uniform ratios at equal MACs
     python tools/budget.py compare --networks digits --trained 1.pth 2.pth --seeds 3    # and on other networks
     python tools/budget.py compare --networks ddddocr pp-ocr --workers 8
@@ -49,18 +49,14 @@ from amct_pytorch.tensor_decompose.methods.candidates import Candidate
 from amct_pytorch.tensor_decompose.methods.within_budget import Weight, chosen_within
 from amct_pytorch.tensor_decompose.ranks.error_curve import PROPORTIONAL
 
-from pretrained import DETECTORS
-
-NETWORKS = ("digits", *DETECTORS)
+from judging import IMAGES, NETWORKS
+from real_networks import REAL_NETWORKS
 
 METHODS = ("auto", "separable", "tucker2", "channel")
 """The methods that are compared, each for all layers; auto with a budget only."""
 
-IMAGES = {"digits": 256, "ddddocr": 8, "pp-ocr": 16}
-"""By network, how many images it is fitted to; those of detectors are drawn, and go one by one, as some need that."""
-
 IMAGES_TO_JUDGE = 8
-"""Drawn images that a detector is judged by."""
+"""Drawn images that a pretrained network is judged by."""
 
 RANK_MULTIPLE = 8
 """Of the ranks that a budget chooses: 16 would leave narrow layers next to no choice, and 1 is for no hardware."""
@@ -88,8 +84,7 @@ class Case:
     images
         Batches to judge by.
     score
-        Of a network, in percent: accuracy of the digits network, of a detector agreement with the original: what both
-        detect, of all that either detects.
+        Of a network, in percent; see judging.py.
     """
 
     network: nn.Module
@@ -130,16 +125,12 @@ def case_of(name: str, seed: int, trained: Sequence[Path] = ()) -> Case:
         weights = [WEIGHTS_PATH, *trained]
         network = load_pretrained(weights[seed % len(weights)])
         return Case(network, torch.split(chosen, 32), [images], score)
-    detector = DETECTORS[name]
-    images = detector.draw(IMAGES[name] + IMAGES_TO_JUDGE, seed).split(1)
-    case = Case(detector.load(), images[: IMAGES[name]], images[IMAGES[name] :], lambda network: math.nan)
-    before = detector.found(case.outputs(case.network))
-
-    def agreement(network: nn.Module) -> float:
-        there = detector.found(case.outputs(network))
-        return 100 * float((there & before).sum() / (there | before).sum())
-
-    return replace(case, score=agreement)
+    real, count = REAL_NETWORKS[name], IMAGES[name]
+    drawn = real.draw(count + IMAGES_TO_JUDGE, seed)
+    images = drawn.inputs.split(1)  # one by one, as some take no others
+    case = Case(real.load(), images[:count], images[count:], lambda network: math.nan)
+    expected = case.outputs(case.network)
+    return replace(case, score=lambda network: real.score(case.outputs(network), expected, drawn.truth[count:]))
 
 
 def every_layer(method: str = "auto", **settings: object) -> DecompositionConfig:
@@ -332,7 +323,7 @@ def main() -> None:
     """Predict or compare, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("predict", "compare"))
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["digits", "ddddocr", "pp-ocr"])
     parser.add_argument("--mode", choices=get_args(Mode), default="refit", help="of Calibration (default refit)")
     parser.add_argument("--plans", type=int, default=30, help="random plans of each network (default 30)")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.3], help="of the MACs (default 0.5 0.3)")

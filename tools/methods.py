@@ -3,8 +3,8 @@
 Every layer that the separable split is for takes at most the share given of the MACs that it has at AMCT's ranks,
 whatever the method; of the ranks that it allows, those of least error of the weight are taken, and with
 ``method="auto"`` the method too, by the data where there are any. Figures are the accuracy on the digits network's test
-images, or a detector's agreement with the original on images that it was not fitted to, in %, then the relative error
-of the outputs; with several seeds, means.
+images, or that of judging.py on images that a pretrained network was not fitted to, in %, then the relative error of
+the outputs; with several seeds, means.
 
     python tools/methods.py                                   # the digits network; six minutes
     python tools/methods.py --networks pp-ocr --images 8      # a pretrained one; four minutes (extra: real)
@@ -29,7 +29,7 @@ from amct_pytorch.tensor_decompose.methods.candidates import best_within
 from amct_pytorch.tensor_decompose.methods.weight_group import WeightGroup
 from amct_pytorch.tensor_decompose.model.layers import Layer, survey
 
-from judging import NETWORKS, Case, case
+from judging import IMAGES, NETWORKS, Case, case
 
 METHODS = ("separable", "channel", "tucker2", "auto")
 
@@ -38,9 +38,6 @@ SHARES = (1.0, 0.5, 1 / 3)
 
 VARIANTS = ("plain", *get_args(Mode))
 """The split without data, and the modes of `Calibration`."""
-
-IMAGES = {"digits": 256, "ddddocr": 8, "pp-ocr": 16}
-"""By network, how many images factors are fitted to."""
 
 
 def configs(judged: Case, share: float) -> dict[str, DecompositionConfig]:
