@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . .venv/bin/activate
 pip install --quiet -c ci/constraints.txt -e ".[dev]"
-pytest -m slow
+pytest -m slow -n 2
 python tools/attack.py --count 2
