@@ -120,7 +120,7 @@ layer                  geometry       rank  reason
 backbon…ocks.11.conv2  256→256, 3×3  1,024  is left out by the rule '*.conv2'"""
     text = as_text([_TABLE], 80)
     assert text.startswith(expected)
-    assert text.endswith("Cut to fit 80 characters. text(width=92) shows everything.")
+    assert text.endswith("Cut to fit 80 characters. COLUMNS=92 or text(width=92) shows everything.")
 
 
 def test_columns_are_left_out_by_priority_and_prose_is_cut_for_those_above_it() -> None:
@@ -131,7 +131,7 @@ layer                  rank  reason
 backbon…cks.11.conv2  1,024  is left out by the rule…"""
     text = as_text([_TABLE], 53)
     assert text.startswith(expected)
-    assert text.endswith("Left out to fit 53 characters: geometry.\ntext(width=92) shows everything.")
+    assert text.endswith("Left out to fit 53 characters: geometry. COLUMNS=92\nor text(width=92) shows everything.")
     assert as_text([_TABLE], 48).split("\n")[1].split() == ["layer", "rank"]
     assert as_text([_TABLE], 20).split("\n")[1].split() == ["layer"]
 

@@ -471,8 +471,8 @@ conv1                 ^ faster     -61 %
 a.very...layer.conv2  v slower  1 +- 0.2
 
 ||difference|| <= 1 ...
-Cut to fit 40 characters. text(width=53)
-shows everything."""
+Cut to fit 40 characters. COLUMNS=53 or
+text(width=53) shows everything."""
     assert as_text([_TABLE], 40, "ascii") == expected
     assert as_text([Table("层 1")], 40, "ascii") == "? 1"
 

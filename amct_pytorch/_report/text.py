@@ -121,7 +121,7 @@ def _lines(table: Table, width: int, encoding: str | None) -> list[Line]:
         if shown != dict(enumerate(natural)):
             left_out = ", ".join(heading for number, heading in enumerate(headings) if number not in shown)
             what = f"Left out to fit {width} characters: {left_out}" if left_out else f"Cut to fit {width} characters"
-            notes.append(f"{what}. text(width={_total(natural)}) shows everything.")
+            notes.append(f"{what}. COLUMNS={_total(natural)} or text(width={_total(natural)}) shows everything.")
         if notes:
             lines.append(())
     for note in notes:
