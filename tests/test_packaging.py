@@ -153,7 +153,8 @@ def test_the_benchmark_prints_its_table_and_saves_its_reports(tmp_path: Path) ->
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert re.search(r"^npu: (un)?available", done.stdout, re.MULTILINE)
     row = next(line for line in done.stdout.splitlines() if line.startswith("digits"))
-    assert re.match(r"digits\s+float32\s+1\s+right\s+33%\s+[\d.]+\s+[\d.]+\s+[\d.]+× \[", row)
+    # Beside other programs there is no speed-up to speak of.
+    assert re.match(r"digits\s+float32\s+1\s+right\s+33%\s+[\d.]+\s+[\d.]+\s+([\d.]+× \[|unknown\s+unknown)", row)
     assert {item.name for item in tmp_path.iterdir()} == {"digits.validation.json", "digits.benchmark.json"}
 
 
