@@ -158,7 +158,13 @@ def test_an_interrupt_ends_it_with_a_line(tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     arguments = [*PROGRAM, "run", f"{tmp_path}/slow.py:network", "-o", str(out)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts jobs in the background with the signal ignored, and their children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stderr is not None
         assert process.stderr.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
