@@ -102,7 +102,7 @@ def load_reports(folder: str | os.PathLike[str]) -> list[Report]:
     ----------
     folder
         With files that `save` of a report, or `DecompositionPlan.save`, has written; that of a plan must be called
-        plan.json, plan.pt or the like.
+        plan.pt or the like.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def load_reports(folder: str | os.PathLike[str]) -> list[Report]:
     reports = [report for report in (*plans, *others) if report is not None]
     if not reports:
         raise ConfigError(
-            f"{shown(place)}: expected reports, such as plan.json, search.json or benchmark.json, each as its "
+            f"{shown(place)}: expected reports, such as plan.pt, search.json or benchmark.json, each as its "
             f"save(path) writes it; found none among {len(files)} files"
         )
     return reports

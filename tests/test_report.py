@@ -411,7 +411,7 @@ def test_a_report_with_a_wrong_value_is_named_with_its_place(tmp_path: Path, cha
 
 def test_a_folder_without_reports_says_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "decompose_info.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"expected reports, such as plan\.json, .* found none among 0 files"):
+    with pytest.raises(ConfigError, match=r"expected reports, such as plan\.pt, .* found none among 0 files"):
         load_reports(tmp_path)
     with pytest.raises(ReportAccessError, match="expected a folder with reports, found nothing"):
         load_reports(tmp_path / "absent")

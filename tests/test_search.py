@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -905,3 +906,27 @@ def test_an_evaluation_that_fails_in_one_process_fails_all(tmp_path: Path) -> No
         "evaluate must return a finite number, found nan for the model as it is: return the worst score that is "
         "possible where a model gives no usable outputs",
     ]
+
+
+def test_an_object_in_the_place_of_another_is_another_model() -> None:
+    from amct_pytorch.tensor_decompose.search.identity import state_of
+
+    net = nn.Sequential(nn.Linear(2, 2))
+    net.note = SimpleNamespace()
+    before = state_of(net)
+    assert before == state_of(net)
+    address = id(net.note)
+    del net.note
+    others = []  # one of which gets its address, unless something holds it
+    while len(others) < 1000 and (not others or id(others[-1]) != address):
+        others.append(SimpleNamespace())
+    net.note = others[-1]
+    assert before != state_of(net)
+
+
+def test_without_memory_nothing_is_kept_however_small() -> None:
+    from amct_pytorch._run.reuse import Reuse
+
+    reuse, results = Reuse(0), iter((1, 2))
+    assert [reuse.once("number", lambda: next(results)) for _ in range(2)] == [1, 2]
+    assert not reuse.keeps("number")

@@ -18,7 +18,8 @@ class Reuse:
     Parameters
     ----------
     memory
-        Bytes that tensors in them may take together. A result for which no memory is left is computed each time.
+        Bytes that tensors in them may take together. A result for which no memory is left is computed each time; with
+        0, all of them are.
     """
 
     def __init__(self, memory: int) -> None:
@@ -38,7 +39,7 @@ class Reuse:
             return cast(Result, self._kept[what])
         result = compute()
         size = bytes_of(result)
-        if size <= self._left:
+        if self._memory and size <= self._left:
             self._kept[what] = result
             self._left -= size
         return result

@@ -1,9 +1,8 @@
 """What the splits of a weight are expected to leave out of its responses to data, before they are fitted and after.
 
 A spectrum in the metric of the data says what a split of the first stage leaves out. Where that stage sees less than
-the whole patch, the later stages make up for some of it once they are fitted, and how much depends on the method: on
-the digits network the separable split and Tucker-2 keep a half to three quarters of that error, the split of channels
-all of it.
+the whole patch, the later stages make up for some of it once they are fitted, and how much depends on the method: a
+separable split or Tucker-2 regains part of that error, a split of channels next to nothing.
 """
 
 from __future__ import annotations

@@ -50,9 +50,21 @@ def identity_of(
     return {"model": _model(found), "settings": settings}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Same:
+    """Equal for the same object alone. It holds the object, whose address another one could have after its end."""
+
+    what: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.what is other.what
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def state_of(model: nn.Module) -> list[object]:
     """What is equal before two plans if the model is the same for both: its modules, their attributes and tensors."""
-    return [(name, id(module), _attributes(module)) for name, module in model.named_modules()]
+    return [(name, _Same(module), _attributes(module)) for name, module in model.named_modules()]
 
 
 def _attributes(module: nn.Module) -> dict[str, object]:
@@ -74,7 +86,7 @@ def _value(value: object) -> object:
         return [_value(one) for one in value]
     if isinstance(value, bool | int | float | complex | str | torch.dtype | None):
         return repr(value)
-    return id(value)
+    return _Same(value)
 
 
 def _fields(name: str, part: Any) -> dict[str, str]:
