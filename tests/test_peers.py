@@ -7,13 +7,14 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import peers
-from adapters import PEERS, Peer, data_aware_tucker, measured
+from adapters import PEERS, Peer, aimet, data_aware_tucker, measured
 from adapters.task import OutOfReach, Task, largest_within
 from judging import Case
 from peers import figure, interpreters, speed_up, table
@@ -56,7 +57,7 @@ def answered(
 def test_a_missing_peer_is_a_row_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(None, tmp_path, monkeypatch)
     assert found == {"failed": "ModuleNotFoundError: No module named 'adapters.not_there'"}
-    drawn = table("digits", {("fake", 0.5): found, ("ours", 0.5): FIGURES})
+    drawn = table("digits", {("fake", 0.5): [found], ("ours", 0.5): [FIGURES]})
     assert [row[0] for row in drawn.rows] == ["a fake, 0.5", "ours, chosen, refit, 0.5"]
     assert any("No module named" in note for note in drawn.notes)
     assert "99.00 %" in drawn.title
@@ -111,15 +112,38 @@ def test_results_in_the_file_are_taken_and_failures_tried_again(
         return {"failed": "not installed"} if request["peer"] == "aimet" else FIGURES
 
     monkeypatch.setattr(peers, "measured", answer)
-    monkeypatch.setattr(sys, "argv", ["peers", "--peers", "ours", "aimet", "--results", str(tmp_path / "known.json")])
+    arguments = ["peers", "--untimed", "--peers", "ours", "aimet", "--results", str(tmp_path / "known.json")]
+    monkeypatch.setattr(sys, "argv", arguments)
     for _ in range(2):
         peers.main()
     assert asked == ["ours", "aimet", "aimet"]
     assert "AIMET spatial SVD, 0.5: not installed" in capsys.readouterr().out
 
 
+def test_draws_of_images_have_a_median_and_a_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def answer(python: str, request: dict[str, Any], minutes: float) -> dict[str, object]:
+        asked.append((request["seed"], request["timed"]))
+        timed = {"eager": {"ratio": 1.5, "doubt": None, "cpu_share": 1.0}, "onnxruntime": {"failed": "no onnx"}}
+        return {**FIGURES, "error": 0.01 * (1 + request["seed"] ** 2), **(timed if request["timed"] else {})}
+
+    monkeypatch.setattr(peers, "measured", answer)
+    arguments = ["peers", "--peers", "ours", "--results", str(tmp_path / "known.json"), "--seeds", "0", "1", "2"]
+    for more in (["--untimed"], [], []):
+        monkeypatch.setattr(sys, "argv", arguments + more)
+        peers.main()
+    # Times are measured once, where they are missing, and on the first draw alone.
+    assert asked == [(0, False), (1, False), (2, False), (0, True)]
+    last = capsys.readouterr().out.rpartition("decomposed by")[2]
+    assert "0.0200 [0.0100, 0.0500]" in last
+    assert "1.50×" in last
+
+
 def test_random_weights_are_said_to_be_for_times_alone() -> None:
-    assert "random weights" in table("VGG-16", {("ours", 0.5): FIGURES}).title
+    assert "random weights" in table("VGG-16", {("ours", 0.5): [FIGURES]}).title
 
 
 def test_interpreters_are_given_by_peer() -> None:
@@ -138,9 +162,9 @@ def test_times_that_load_spoils_are_marked() -> None:
 
 def test_the_picture_has_a_line_for_each_peer_that_got_there() -> None:
     results = {
-        ("ours", 0.5): FIGURES,
-        ("ours", 0.3): {**FIGURES, "macs": 0.3, "error": 0.1},
-        ("aimet", 0.5): {"failed": "no"},
+        ("ours", 0.5): [{**FIGURES, "error": error} for error in (0.03, 0.04, 0.08)],
+        ("ours", 0.3): [{**FIGURES, "macs": 0.3, "error": 0.1}, {"failed": "no"}],
+        ("aimet", 0.5): [{"failed": "no"}],
     }
     (line,) = figure("digits", results).series
     assert line.name == PEERS["ours"].title
@@ -151,6 +175,17 @@ def test_the_largest_share_within_the_macs_is_found() -> None:
     assert largest_within(lambda share: share**2, 0.5) == pytest.approx(0.5**0.5, abs=1e-3)
     with pytest.raises(OutOfReach, match="leaves 70%"):
         largest_within(lambda share: 0.7 + 0.3 * share, 0.5)
+
+
+def test_aimet_is_asked_for_the_share_that_its_way_of_counting_needs() -> None:
+    def asked(share: float) -> float:
+        network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Flatten(2), nn.Linear(8, 2)).eval()  # 128 and 4 * 16
+        return aimet.share_of_its_macs(Task(network, [torch.ones(1, 4, 2, 4)], share))
+
+    # The dense layer counts once, 16: to take away 48 of 192 is to take away 48 of 144.
+    assert asked(0.75) == pytest.approx(1 - 48 / 144)
+    with pytest.raises(OutOfReach, match="dense layers"):
+        asked(0.2)
 
 
 class Attending(nn.Module):

@@ -12,8 +12,9 @@ A peer that is missing or fails is a row with the reason.
     python tools/peers.py --python aimet=../aimet/bin/python      # one that needs an interpreter of its own
 
 Pretrained networks need the extra `real`, also in the other interpreters. VGG-16 and ResNets have random weights: they
-are for times alone. Results in the file are not measured again, but for failures, so a comparison can be interrupted
-and extended.
+are for times alone. With several seeds, the table has medians over as many draws of images, and the range of what
+varies with them. Results in the file are not measured again, but for failures, so a comparison can be interrupted and
+extended.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,9 @@ COLUMNS = (
 
 Result = Mapping[str, Any]
 """Figures of adapters/measured.py, or only "failed", the reason why there are none."""
+
+Results = Mapping[tuple[str, float | None], Sequence[Result]]
+"""By peer and share of the MACs, which is None for those that take none: one for each seed."""
 
 
 def measured(python: str, request: Mapping[str, Any], minutes: float) -> Result:
@@ -93,20 +98,30 @@ def measured(python: str, request: Mapping[str, Any], minutes: float) -> Result:
     return {"failed": f"ended with status {done.returncode}: {last}"}
 
 
-def row(title: str, result: Result) -> tuple[str, ...]:
-    """A row of the table."""
-    if "failed" in result:
+def row(title: str, draws: Sequence[Result]) -> tuple[str, ...]:
+    """A row of the table: medians over the draws of images, and the range of what varies with them."""
+    found = [one for one in draws if "failed" not in one]
+    if not found:
         return (title, *[""] * (len(COLUMNS) - 1))
+
+    def typical(key: str, digits: int) -> str:
+        return f"{statistics.median(one[key] for one in found):.{digits}f}"
+
+    def ranged(key: str, digits: int) -> str:
+        values = [one[key] for one in found]
+        spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
+        return typical(key, digits) + spread
+
     return (
         title,
-        f"{result['macs']:.3f}",
-        f"{result['parameters']:.3f}",
-        f"{result['score']:.2f}",
-        f"{result['error']:.4f}",
-        f"{result['seconds']:.1f}",
-        f"{result['gib']:.2f}",
-        speed_up(result.get("eager")),
-        speed_up(result.get("onnxruntime")),
+        typical("macs", 3),
+        typical("parameters", 3),
+        ranged("score", 2),
+        ranged("error", 4),
+        typical("seconds", 1),
+        typical("gib", 2),
+        speed_up(found[0].get("eager")),
+        speed_up(found[0].get("onnxruntime")),
     )
 
 
@@ -117,42 +132,35 @@ def speed_up(found: Mapping[str, Any] | None) -> str:
     return f"{found['ratio']:.2f}×{'?' if found['doubt'] else ''}"
 
 
-def table(network: str, results: Mapping[tuple[str, float | None], Result]) -> Table:
-    """Rows by share and peer, and below them why some have no figures.
-
-    Parameters
-    ----------
-    network
-        Its name.
-    results
-        By peer and share of the MACs, which is None for those that take none.
-    """
+def table(network: str, results: Results) -> Table:
+    """Rows by share and peer, and below them why some have no figures."""
     ordered = sorted(results.items(), key=lambda one: (one[0][1] is not None, -(one[0][1] or 0)))
     rows, notes = [], []
-    for (peer, share), result in ordered:
+    for (peer, share), draws in ordered:
         title = PEERS[peer].title + ("" if share is None else f", {share:g}")
-        rows.append(row(title, result))
-        if "failed" in result:
-            notes.append(f"{title}: {result['failed']}")
-        for where in ("eager", "onnxruntime"):
-            if "failed" in result.get(where, {}):
-                notes.append(f"{title}, {where}: {result[where]['failed']}")
-    originals = [one["original"] for one in results.values() if "original" in one]
-    shares = [one["eager"]["cpu_share"] for one in results.values() if (one.get("eager") or {}).get("cpu_share")]
+        rows.append(row(title, draws))
+        for result in draws:
+            failed = {"": result, ", eager": result.get("eager", {}), ", onnxruntime": result.get("onnxruntime", {})}
+            notes += [f"{title}{where}: {one['failed']}" for where, one in failed.items() if "failed" in one]
+    found = [one for draws in results.values() for one in draws]
+    originals = [one["original"] for one in found if "original" in one]
+    shares = [one["eager"]["cpu_share"] for one in found if one.get("eager", {}).get("cpu_share")]
     if shares:
         notes.append(f"Share of the CPU that the timed processes got: {min(shares):.0%} to {max(shares):.0%}.")
-    title = network + (f", whose original scores {originals[0]:.2f} %" if originals else "")
+    title = network + (f", whose original scores {statistics.median(originals):.2f} %" if originals else "")
     if network in RANDOM_NETWORKS:
         title = f"{network} with random weights, of which only times and MACs mean anything"
-    return Table(title, COLUMNS, tuple(rows), tuple(notes))
+    return Table(title, COLUMNS, tuple(rows), tuple(dict.fromkeys(notes)))
 
 
-def figure(network: str, results: Mapping[tuple[str, float | None], Result]) -> Figure:
-    """Relative error of the outputs by MACs, a line for each peer."""
+def figure(network: str, results: Results) -> Figure:
+    """Relative error of the outputs by MACs, medians over the draws of images, a line for each peer."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for (peer, _), result in results.items():
-        if "failed" not in result:
-            points.setdefault(PEERS[peer].title, []).append((result["macs"], result["error"]))
+    for (peer, _), draws in results.items():
+        found = [one for one in draws if "failed" not in one]
+        if found:
+            macs, error = (statistics.median(one[key] for one in found) for key in ("macs", "error"))
+            points.setdefault(PEERS[peer].title, []).append((macs, error))
     return Figure(
         Axis("MACs, relative to the original"),
         Axis("relative error of the outputs", scale="log"),
@@ -175,29 +183,29 @@ def interpreters(given: Sequence[str]) -> dict[str, str]:
 
 def compared(
     network: str, arguments: argparse.Namespace, pythons: Mapping[str, str], known: dict[str, Result]
-) -> dict[tuple[str, float | None], Result]:
+) -> dict[tuple[str, float | None], list[Result]]:
     """The results of a network, measured where they are not known; those measured are added to what is known."""
-    results: dict[tuple[str, float | None], Result] = {}
+    results: dict[tuple[str, float | None], list[Result]] = {}
     for peer in arguments.peers:
         for share in arguments.shares if PEERS[peer].chooses_macs else [None]:
-            request = {
-                "peer": peer,
-                "network": network,
-                "share": 1.0 if share is None else share,
-                "images": arguments.images or IMAGES[network],
-                "to_judge": arguments.judge,
-                "seed": arguments.seed,
-                "timed": not arguments.untimed,
-            }
-            key = json.dumps(request)
-            if "failed" in known.get(key, {"failed": "not yet measured"}):
-                known[key] = measured(pythons[peer], request, arguments.minutes)
-                if arguments.results:
-                    write_file(arguments.results.resolve(), json.dumps(known, indent=1), OSError)
-            results[peer, share] = known[key]
-            print(
-                network, *row(PEERS[peer].title, known[key]), known[key].get("failed", ""), file=sys.stderr, flush=True
-            )
+            for seed in arguments.seeds:
+                request = {
+                    "peer": peer,
+                    "network": network,
+                    "share": 1.0 if share is None else share,
+                    "images": arguments.images or IMAGES[network],
+                    "to_judge": arguments.judge,
+                    "seed": seed,
+                }
+                key, timed = json.dumps(request), not arguments.untimed and seed == arguments.seeds[0]
+                there = known.get(key, {"failed": "not yet measured"})
+                if "failed" in there or (timed and "eager" not in there):
+                    known[key] = measured(pythons[peer], {**request, "timed": timed}, arguments.minutes)
+                    if arguments.results:
+                        write_file(arguments.results.resolve(), json.dumps(known, indent=1), OSError)
+                results.setdefault((peer, share), []).append(known[key])
+                line = (network, *row(PEERS[peer].title, [known[key]]), known[key].get("failed", ""))
+                print(*line, file=sys.stderr, flush=True)
     return results
 
 
@@ -210,7 +218,9 @@ def main() -> None:
     parser.add_argument("--python", nargs="+", default=[], metavar="PEER=PATH", help="interpreters other than this one")
     parser.add_argument("--images", type=int, help="to fit to (default by network)")
     parser.add_argument("--judge", type=int, default=IMAGES_TO_JUDGE, help="drawn images to judge by (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the images (default 0)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="of the images; speed-ups are of the first (default 0)"
+    )
     parser.add_argument("--untimed", action="store_true", help="measure no speed-ups")
     parser.add_argument("--minutes", type=float, default=30, help="that a peer may take for a network (default 30)")
     parser.add_argument("--results", type=Path, metavar="FILE", help="JSON to keep results in, and take them from")

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from torch import nn
 
-from .task import Task
+from .task import OutOfReach, Task
 from real_networks import import_vision
 
 
@@ -17,12 +17,13 @@ def spatial_svd(task: Task) -> nn.Module:
     from aimet_torch.compress import ModelCompressor
     from aimet_torch.defs import SpatialSvdParameters
 
+    target = share_of_its_macs(task)
     expected = task.outputs(task.network)
 
     def evaluate(network: nn.Module, iterations: int | None, use_cuda: bool = False) -> float:
         return float(1 / (1 + (task.outputs(network) - expected).norm() / expected.norm()))
 
-    greedy = GreedySelectionParameters(target_comp_ratio=Decimal(str(task.share)))
+    greedy = GreedySelectionParameters(target_comp_ratio=Decimal(f"{target:.6f}"))
     parameters = SpatialSvdParameters(
         SpatialSvdParameters.Mode.auto, SpatialSvdParameters.AutoModeParams(greedy, _not_split(task))
     )
@@ -37,6 +38,16 @@ def spatial_svd(task: Task) -> nn.Module:
         parameters,
     )
     return compressed
+
+
+def share_of_its_macs(task: Task) -> float:
+    """What to ask for, so that the network ends at the share: a dense layer counts once there, wherever it runs."""
+    layers = task.macs_by_layer
+    counted = sum(layer.weight.numel() if isinstance(layer, nn.Linear) else macs for layer, macs in layers.items())
+    target = 1 - (1 - task.share) * task.layers_macs / counted
+    if target <= 0:
+        raise OutOfReach(f"cannot leave {task.share:.0%} of the MACs: too much lies in dense layers")
+    return target
 
 
 def _not_split(task: Task) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,14 +45,14 @@ class Task:
         return self.batches[0][:1]
 
     @functools.cached_property
-    def layers_macs(self) -> int:
+    def macs_by_layer(self) -> Mapping[nn.Module, int]:
         """Multiply-accumulates of the original's convolutions and dense layers for one sample."""
-        counted: list[int] = []
+        counted: dict[nn.Module, int] = {}
 
         def count(layer: nn.Module, _: object, found: Tensor) -> None:
             weight = cast(Tensor, layer.weight)
             channels = -1 if isinstance(layer, nn.Linear) else 1  # the axis of the outputs that they lie along
-            counted.append(found.numel() // found.shape[channels] * weight.numel())
+            counted[layer] = counted.get(layer, 0) + found.numel() // found.shape[channels] * weight.numel()
 
         layers = (one for one in self.network.modules() if isinstance(one, _LAYERS))
         hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -60,7 +60,12 @@ class Task:
             self.network(self.sample)
         for hook in hooks:
             hook.remove()
-        return sum(counted)
+        return counted
+
+    @functools.cached_property
+    def layers_macs(self) -> int:
+        """All of these together."""
+        return sum(self.macs_by_layer.values())
 
     @functools.cached_property
     def other_macs(self) -> int:
