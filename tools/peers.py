@@ -52,6 +52,9 @@ COLUMNS = (
     Column("onnxruntime", "number"),
 )
 
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+"""Of errors in the picture."""
+
 Result = Mapping[str, Any]
 """Figures of adapters/measured.py, or only "failed", the reason why there are none."""
 
@@ -161,9 +164,11 @@ def figure(network: str, results: Results) -> Figure:
         if found:
             macs, error = (statistics.median(one[key] for one in found) for key in ("macs", "error"))
             points.setdefault(PEERS[peer].title, []).append((macs, error))
+    errors = [error for line in points.values() for _, error in line]
+    ticks = [value for value in TICKS if min(errors, default=0) <= value <= max(errors, default=0)]
     return Figure(
         Axis("MACs, relative to the original"),
-        Axis("relative error of the outputs", scale="log"),
+        Axis("relative error of the outputs", scale="log", ticks=tuple((value, f"{value:g}") for value in ticks)),
         tuple(Series(title, tuple(sorted(line))) for title, line in points.items()),
         title=network,
     )
