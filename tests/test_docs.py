@@ -6,7 +6,6 @@ import ast
 import functools
 import importlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +18,8 @@ from amct_pytorch.checkpoint import save_decomposed
 from amct_pytorch.export import export_onnx
 from amct_pytorch.tensor_decompose import DecomposedLinear, auto_decomposition
 
+from .documents import PAGES, ROOT, Block, blocks_of, python_of, text
 from .models import chains, image
-
-_ROOT = Path(__file__).resolve().parent.parent
-_DOCS = _ROOT / "docs"
-_PAGES = sorted(page.name for page in _DOCS.glob("*.md") if not page.name.endswith(".zh.md"))
-
-# A block of code, and what a comment in the line before it says of how it is tested:
-#   <!-- test: needs PACKAGE, PACKAGE -->   run by the slow tests, where these packages are installed
-#   <!-- test: not run, REASON -->          only compiled, and the names that it imports from us must exist
-_BLOCK = re.compile(r"(?:^<!-- test: (.*?) -->\n)?^( *)```(\w+)\n(.*?)^ *```", flags=re.DOTALL | re.MULTILINE)
-_NEEDS = re.compile(r"needs ([\w, ]+)")
-_NOT_RUN = re.compile(r"not run, .{5,}")
-
-
-@dataclass(frozen=True)
-class _Block:
-    language: str
-    code: str
-    mark: str
-
-    @property
-    def needs(self) -> list[str]:
-        found = _NEEDS.fullmatch(self.mark)
-        return found[1].split(", ") if found else []
-
-    @property
-    def is_run(self) -> bool:
-        return not _NOT_RUN.fullmatch(self.mark)
-
-
-def _text(page: str) -> str:
-    return (_DOCS / page).read_text(encoding="utf-8")
-
-
-def _blocks(page: str) -> list[_Block]:
-    found = _BLOCK.findall(
-        re.sub(r'^--8<-- "(\S+[.]py)"$', lambda file: _text(file[1]), _text(page), flags=re.MULTILINE)
-    )
-    return [
-        _Block(language, "".join(line[len(indent) :] for line in code.splitlines(keepends=True)), mark)
-        for mark, indent, language, code in found
-    ]
-
-
-def _python(page: str) -> list[_Block]:
-    return [block for block in _blocks(page) if block.language == "python"]
 
 
 class _Net(nn.Module):
@@ -79,7 +34,7 @@ class _Net(nn.Module):
         return self.head(self.stem(x))
 
 
-def _run(page: str, blocks: list[_Block]) -> dict[str, Any]:
+def _run(page: str, blocks: list[Block]) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.save(_Net().state_dict(), "net.pth")
     names: dict[str, Any] = {"Net": _Net, "__name__": "docs"}
@@ -90,27 +45,27 @@ def _run(page: str, blocks: list[_Block]) -> dict[str, Any]:
 
 # Pages that calibrate, search, export or measure.
 _LONG = {"ascend.md", "calibration.md", "choosing.md", "deployment.md", "devices.md", "quantising.md", "recipes.md"}
-_RUN = [page for page in _PAGES if any(not block.mark for block in _python(page))]
+_RUN = [page for page in PAGES if any(not block.mark for block in python_of(page))]
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in _LONG)) for page in _RUN])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _run(page, [block for block in _python(page) if not block.mark])
+    _run(page, [block for block in python_of(page) if not block.mark])
 
 
-_NEED_PACKAGES = [page for page in _PAGES if any(block.needs for block in _python(page))]
+_NEED_PACKAGES = [page for page in PAGES if any(block.needs for block in python_of(page))]
 _WITH_OWN_TEST = {"calibration.md", "deployment.md", "recipes.md"}
 
 
 def _run_all(page: str) -> dict[str, Any]:
-    return _run(page, [block for block in _python(page) if block.is_run])
+    return _run(page, [block for block in python_of(page) if block.runs_with_its_page])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted(set(_NEED_PACKAGES) - _WITH_OWN_TEST))
 def test_the_python_that_needs_packages_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in {package for block in _python(page) for package in block.needs}:
+    for package in {package for block in python_of(page) for package in block.needs}:
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     _run_all(page)
@@ -123,7 +78,7 @@ def test_an_onnx_file_is_decomposed_as_the_page_says(tmp_path: Path, monkeypatch
     # onnx2torch does not take all that torch exports at opset 18, such as the end of _Net.
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
     export_onnx(net, image(1, 3, 64, 64), "model.onnx")
-    names = _run("recipes.md", [block for block in _python("recipes.md") if block.needs])
+    names = _run("recipes.md", [block for block in python_of("recipes.md") if block.needs])
     assert names["changes"]
     assert Path("small.onnx").stat().st_size < Path("model.onnx").stat().st_size
 
@@ -138,7 +93,7 @@ def test_a_network_of_transformers_is_loaded_as_the_page_says(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     net.save_pretrained("pretrained")
     save_decomposed(net, "transformer")
-    names = _run("deployment.md", [block for block in _python("deployment.md") if block.needs])
+    names = _run("deployment.md", [block for block in python_of("deployment.md") if block.needs])
     assert names["changes"] == changes
     assert torch.equal(names["net"].eval()(image(1, 3, 32, 32)).logits, net(image(1, 3, 32, 32)).logits)
     # What the section is there for.
@@ -153,32 +108,36 @@ def test_a_transformer_is_decomposed_as_the_page_says(tmp_path: Path, monkeypatc
     )
     monkeypatch.chdir(tmp_path)
     transformers.ViTForImageClassification(config).save_pretrained("pretrained")
-    names = _run("calibration.md", [block for block in _python("calibration.md") if block.needs])
+    names = _run("calibration.md", [block for block in python_of("calibration.md") if block.needs])
     linear = [name for name, module in names["net"].named_modules() if isinstance(module, DecomposedLinear)]
     assert len(linear) == 6
     assert linear == list(names["changes"])
     assert Path("decompose_info.json").is_file()
 
 
-@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize("page", PAGES)
 def test_what_is_not_run_says_why_and_imports_what_exists(page: str) -> None:
-    for block in _python(page):
-        assert not block.mark or block.needs or not block.is_run, f"{block.mark!r} is no mark that a test knows"
+    for block in python_of(page):
+        assert not block.mark or block.needs or not block.runs_with_its_page, (
+            f"{block.mark!r} is no mark that a test knows"
+        )
         for node in ast.walk(ast.parse(block.code)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("amct_"):
                 module = importlib.import_module(node.module or "")
                 assert all(hasattr(module, item.name) for item in node.names), ast.unparse(node)
 
 
-def _without_comments(block: _Block) -> list[str]:
+def _without_comments(block: Block) -> list[str]:
     return [re.sub(r"\s*#.*", "", line) for line in block.code.splitlines()]
 
 
-@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize("page", PAGES)
 def test_both_languages_of_a_page_have_the_same_code_and_figures(page: str) -> None:
     chinese = page.replace(".md", ".zh.md")
     for language in ("python", "sh", "json", "toml"):
-        one, other = ([block for block in _blocks(name) if block.language == language] for name in (page, chinese))
+        one, other = (
+            [block for block in blocks_of(text(name)) if block.language == language] for name in (page, chinese)
+        )
         assert [(block.mark, _without_comments(block)) for block in one] == [
             (block.mark, _without_comments(block)) for block in other
         ]
@@ -186,20 +145,13 @@ def test_both_languages_of_a_page_have_the_same_code_and_figures(page: str) -> N
 
 
 def _figures(page: str) -> list[str]:
-    """The numbers of a page and of the tables that it includes from another, which lie between comments there."""
-    included = re.sub(
-        r'^--8<-- "(.*?):(.*?)"$',
-        lambda found: _text(found[1]).partition(f"[start:{found[2]}] -->")[2].partition("<!--")[0],
-        _text(page),
-        flags=re.MULTILINE,
-    )
-    return sorted(re.findall(r"\d+(?:[.,]\d+)*", re.sub("<!--.*?-->", "", included)))
+    return sorted(re.findall(r"\d+(?:[.,]\d+)*", re.sub("<!--.*?-->", "", text(page))))
 
 
-@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize("page", PAGES)
 def test_tools_and_files_that_a_page_names_exist(page: str) -> None:
-    for path in re.findall(r"\b((?:tools|examples/digits|ci)/\w+\.\w+)", _text(page)):
-        assert (_ROOT / path).is_file(), path
+    for path in re.findall(r"\b((?:tools|examples/digits|ci)/\w+\.\w+)", text(page)):
+        assert (ROOT / path).is_file(), path
 
 
 def _classes() -> dict[str, type]:
@@ -214,22 +166,17 @@ def _classes() -> dict[str, type]:
 @pytest.mark.parametrize("module", ["tensor_decompose", "finetune", "backend", "report"])
 def test_the_reference_has_every_public_name(module: str) -> None:
     names = importlib.import_module(f"amct_pytorch.{module}").__all__
-    assert set(names) <= set(re.findall(r"\w+", _text(f"api/{module}.md")))
+    assert set(names) <= set(re.findall(r"\w+", text(f"api/{module}.md")))
 
 
-def test_the_page_of_the_command_line_has_every_verb_and_only_options_that_there_are() -> None:
+def test_the_page_of_the_command_line_has_every_verb_and_exit_code() -> None:
     typer = pytest.importorskip("typer")
     from amct_pytorch.cli.app import app
     from amct_pytorch.cli.exit_codes import MEANINGS
 
-    page = _text("command-line.md")
+    page = text("command-line.md")
     verbs = typer.main.get_command(app).commands
-    assert set(verbs) <= set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
-    for verb, command in verbs.items():
-        options = {option for parameter in command.params for option in parameter.opts}
-        for line in re.findall(rf"^amct-decompose {verb}\b(.*)$", page.replace("\\\n", ""), flags=re.MULTILINE):
-            used = set(re.findall(r"(?<!\S)--?[a-z][\w-]*", line))
-            assert used <= options, f"{verb}: {used - options}"
+    assert set(verbs) == set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
     for code, meaning in MEANINGS.items():
         assert f"| {code.value} | {meaning} |" in page
 
@@ -238,7 +185,7 @@ def test_the_page_of_the_command_line_has_every_verb_and_only_options_that_there
 def _templates() -> list[str]:
     """Every text in the sources of the library, with … for what is filled in."""
     found = []
-    for file in [*(_ROOT / "amct_pytorch").rglob("*.py"), *(_ROOT / "backends").glob("*.py")]:
+    for file in [*(ROOT / "amct_pytorch").rglob("*.py"), *(ROOT / "backends").glob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values]
@@ -251,13 +198,13 @@ def _templates() -> list[str]:
 @pytest.mark.parametrize("page", ["errors.md", "errors.zh.md"])
 def test_the_page_of_errors_has_every_class_and_only_messages_that_the_library_has(page: str) -> None:
     classes = _classes()
-    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .* \|$", _text(page), flags=re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]+) \| .* \|$", text(page), flags=re.MULTILINE)
     assert set(classes) == {name for name, _ in rows}
     for name, bases in rows:
         builtins = [base.__name__ for base in classes[name].__mro__ if base.__module__ == "builtins"]
         fitting = [base for base in builtins if base not in ("object", "BaseException", "Warning")]
         assert set(bases.split(", ")) == set(fitting[:-1] or fitting), name
-    messages = re.findall(r"^\| “(.*?)” \|", _text(page), flags=re.MULTILINE)
+    messages = re.findall(r"^\| “(.*?)” \|", text(page), flags=re.MULTILINE)
     assert len(messages) > 30
     for message in messages:
         assert any(message in template for template in _templates()), message
