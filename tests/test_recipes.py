@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset
 draw = torch.Generator().manual_seed(0)
 images, labels = torch.randn(32, 1, 8, 8, generator=draw), torch.randint(3, (32,), generator=draw)
 loader = DataLoader(TensorDataset(images, labels), 8)
+dataset = [{"pixel_values": image.expand(3, 8, 8), "labels": label} for image, label in zip(images, labels)]
 """
 
 
@@ -123,6 +124,24 @@ def test_accelerate() -> None:
     assert changes == names["changes"] == {"2": ["2.0", "2.1"]}
     inputs = image(2, 1, 8, 8)
     assert _same(again.eval()(inputs), names["net"].eval()(inputs))
+
+
+def test_trainer() -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from amct_pytorch.checkpoint import load_decomposed
+
+    config = transformers.ResNetConfig(
+        embedding_size=64, hidden_sizes=[64], depths=[1], layer_type="basic", num_labels=3
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained("pretrained")
+    names = _run("trainer")
+    assert names["trainer"].state.global_step == 4
+    again, changes = load_decomposed(transformers.ResNetForImageClassification(config), "decomposed")
+    assert changes == names["changes"]
+    assert chains(again)
+    inputs = image(2, 3, 8, 8)
+    assert _same(again.eval()(inputs).logits, names["net"].eval()(inputs).logits)
 
 
 def _detection_data() -> None:
