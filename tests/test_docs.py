@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,14 @@ def test_tools_and_files_that_a_page_names_exist(page: str) -> None:
         assert (ROOT / path).is_file(), path
 
 
+def test_the_information_file_on_its_page_is_what_the_library_writes(tmp_path: Path) -> None:
+    net = nn.Sequential()
+    net.cnn = nn.Sequential(*(nn.ReLU() for _ in range(5)), nn.Conv2d(64, 128, 3))
+    auto_decomposition(net, tmp_path / "decompose_info.json")
+    (shown,) = (block.code for block in blocks_of(text("decompose_network.md")) if block.language == "json")
+    assert json.loads(shown) == json.loads((tmp_path / "decompose_info.json").read_text(encoding="utf-8"))
+
+
 def _classes() -> dict[str, type]:
     """By name every class of errors.py, without former names."""
     return {
@@ -184,6 +193,13 @@ def test_the_page_of_the_command_line_has_every_verb_file_and_exit_code() -> Non
         assert f"`{name}`" in page
     for code, meaning in MEANINGS.items():
         assert f"| {code.value} | {meaning} |" in page
+
+
+def test_docstrings_mark_code_as_markdown_does_as_the_reference_shows_them() -> None:
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = (node for tree in _sources() for node in ast.walk(tree) if isinstance(node, described))
+    docstrings = [ast.get_docstring(node) or "" for node in nodes]
+    assert not [text for text in docstrings if re.search("::$", text, flags=re.MULTILINE)]
 
 
 @functools.cache
