@@ -172,10 +172,26 @@ def _classes() -> dict[str, type]:
     }
 
 
-@pytest.mark.parametrize("module", ["tensor_decompose", "finetune", "backend", "report"])
+_REFERENCE = {  # pages by public module
+    "tensor_decompose": "tensor_decompose",
+    "tensor_decompose.methods": "methods",
+    "validate": "measuring",
+    "benchmark": "measuring",
+    "export": "deploying",
+    "ascend": "deploying",
+    "checkpoint": "deploying",
+    "finetune": "finetune",
+    "report": "report",
+    "backend": "backend",
+    "errors": "errors",
+}
+
+
+@pytest.mark.parametrize("module", _REFERENCE)
 def test_the_reference_has_every_public_name(module: str) -> None:
-    names = importlib.import_module(f"amct_pytorch.{module}").__all__
-    assert set(names) <= set(re.findall(r"\w+", text(f"api/{module}.md")))
+    page = text(f"api/{_REFERENCE[module]}.md")
+    shows_all = f"::: amct_pytorch.{module}\n" in page and "members:" not in page
+    assert shows_all or set(importlib.import_module(f"amct_pytorch.{module}").__all__) <= set(re.findall(r"\w+", page))
 
 
 def test_the_page_of_the_command_line_has_every_verb_file_and_exit_code() -> None:
