@@ -7,6 +7,8 @@ import functools
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from .documents import PAGES, ROOT, Block, blocks_of, python_of, text
 from .models import chains, image
 
 
-class _Net(nn.Module):
+class Net(nn.Module):
     """Called Net in the documents: a classifier of images of any size, with layers of those names."""
 
     def __init__(self) -> None:
@@ -37,8 +39,8 @@ class _Net(nn.Module):
 
 def _run(page: str, blocks: list[Block]) -> dict[str, Any]:
     torch.manual_seed(0)
-    torch.save(_Net().state_dict(), "net.pth")
-    names: dict[str, Any] = {"Net": _Net, "__name__": "docs"}
+    torch.save(Net().state_dict(), "net.pth")
+    names: dict[str, Any] = {"Net": Net, "__name__": "docs"}
     for block in blocks:
         exec(compile(block.code, page, "exec"), names)
     return names
@@ -76,7 +78,7 @@ def test_the_python_that_needs_packages_runs(page: str, tmp_path: Path, monkeypa
 def test_an_onnx_file_is_decomposed_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnx2torch")
     monkeypatch.chdir(tmp_path)
-    # onnx2torch does not take all that torch exports at opset 18, such as the end of _Net.
+    # onnx2torch does not take all that torch exports at opset 18, such as the end of Net.
     net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
     export_onnx(net, image(1, 3, 64, 64), "model.onnx")
     names = _run("recipes.md", [block for block in python_of("recipes.md") if block.needs])
@@ -114,6 +116,27 @@ def test_a_transformer_is_decomposed_as_the_page_says(tmp_path: Path, monkeypatc
     assert len(linear) == 6
     assert linear == list(names["changes"])
     assert Path("decompose_info.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_methods_of_the_page_pass_the_conformance_kit(tmp_path: Path) -> None:
+    code = "".join(block.code for block in python_of("writing-a-method.md"))
+    file = tmp_path / "test_methods_of_the_page.py"
+    file.write_text(f"from tests.test_docs import Net\n{code}", encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        str(file),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "passed" in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES)
