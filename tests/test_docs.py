@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from amct_pytorch import errors
 from amct_pytorch.checkpoint import save_decomposed
 from amct_pytorch.export import export_onnx
 from amct_pytorch.tensor_decompose import DecomposedLinear, auto_decomposition
+from amct_pytorch.tensor_decompose.methods import Method
 
 from .documents import PAGES, ROOT, Block, blocks_of, python_of, text
 from .models import chains, image
@@ -116,6 +118,13 @@ def test_a_transformer_is_decomposed_as_the_page_says(tmp_path: Path, monkeypatc
     assert len(linear) == 6
     assert linear == list(names["changes"])
     assert Path("decompose_info.json").is_file()
+
+
+def test_the_contract_of_a_method_on_its_page_is_that_of_the_class() -> None:
+    rows = re.findall(r"^\| `(\w+)\((.*?)\)` \|", text("writing-a-method.md"), flags=re.MULTILINE)
+    assert Method.__abstractmethods__ <= {name for name, _ in rows}
+    for name, parameters in rows:
+        assert ["self", *parameters.split(", ")] == list(inspect.signature(getattr(Method, name)).parameters)
 
 
 @pytest.mark.slow
