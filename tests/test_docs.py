@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 from amct_pytorch import errors
 from amct_pytorch.checkpoint import save_decomposed
 from amct_pytorch.export import export_onnx
-from amct_pytorch.tensor_decompose import DecomposedLinear, auto_decomposition
+from amct_pytorch.tensor_decompose import DecomposedLinear, auto_decomposition, decompose_network
 from amct_pytorch.tensor_decompose.methods import Method
 
 from .documents import PAGES, ROOT, Block, blocks_of, python_of, text
@@ -185,6 +186,12 @@ def _figures(page: str) -> list[str]:
 def test_tools_and_files_that_a_page_names_exist(page: str) -> None:
     for path in re.findall(r"\b((?:tools|examples/digits|ci)/\w+\.\w+)", text(page)):
         assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("function", [auto_decomposition, decompose_network])
+def test_the_page_of_a_function_has_its_parameters_in_order(function: Callable[..., Any]) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| in \|", text(f"{function.__name__}.md"), flags=re.MULTILINE)
+    assert rows == list(inspect.signature(function).parameters)
 
 
 def test_the_information_file_on_its_page_is_what_the_library_writes(tmp_path: Path) -> None:
