@@ -211,6 +211,13 @@ def _classes() -> dict[str, type]:
     }
 
 
+def test_the_first_page_has_every_extra() -> None:
+    tomllib = pytest.importorskip("tomllib")  # comes with Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for page in ("index.md", "index.zh.md"):
+        assert project["optional-dependencies"].keys() <= set(re.findall(r"`(\w+)`", text(page)))
+
+
 _REFERENCE = {  # pages by public module
     "tensor_decompose": "tensor_decompose",
     "tensor_decompose.methods": "methods",
