@@ -1,6 +1,6 @@
 """What a device backend is, and how to find the installed ones.
 
-A backend is one class in any package, named by one entry point::
+A backend is one class in any package, named by one entry point:
 
     [project.entry-points."amct_pytorch.backends"]
     npu = "amct_backends.npu:NpuBackend"

@@ -1,6 +1,6 @@
 """The checks that every backend must pass, for its package's tests.
 
-The package of a backend runs them with pytest, by a test file with one class::
+The package of a backend runs them with pytest, by a test file with one class:
 
     from amct_pytorch.backend_testing import BackendConformance
 

@@ -1,6 +1,6 @@
 """The exceptions and the warning of amct_pytorch.
 
-Each exception is also the builtin that fits it, so an existing ``except ValueError`` keeps working::
+Each exception is also the builtin that fits it, so an existing ``except ValueError`` keeps working:
 
     AmctError
     ├── ModelError (TypeError)               this object cannot be decomposed as a whole

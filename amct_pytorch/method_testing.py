@@ -1,6 +1,6 @@
 """The checks that every decomposition method must pass, for its own tests.
 
-In the package of a method, a test file of one class, to be run by pytest::
+In the package of a method, a test file of one class, to be run by pytest:
 
     from amct_pytorch.method_testing import MethodConformance
 

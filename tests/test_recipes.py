@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes with the trainers of others, each run as it stands, on small networks and data."""
+"""The recipes of docs/recipes.md with the trainers of others, each run as it stands, on small networks and data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from amct_pytorch.tensor_decompose import DecomposedConv2d
 
+from .documents import recipes
 from .models import chains, image
 
 pytestmark = pytest.mark.slow
 
-_RECIPES = Path(__file__).resolve().parent.parent / "docs" / "recipes"
+_RECIPES = recipes()
 
 # What the recipes import as the user's own.
 _NET = """
@@ -37,6 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset
 draw = torch.Generator().manual_seed(0)
 images, labels = torch.randn(32, 1, 8, 8, generator=draw), torch.randint(3, (32,), generator=draw)
 loader = DataLoader(TensorDataset(images, labels), 8)
+dataset = [{"pixel_values": image.expand(3, 8, 8), "labels": label} for image, label in zip(images, labels)]
 """
 
 
@@ -51,7 +53,13 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _run(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(_RECIPES / f"{name}.py"))
+    Path(f"with_{name}.py").write_text(_RECIPES[name], encoding="utf-8")
+    return runpy.run_path(f"with_{name}.py")
+
+
+def test_every_recipe_that_the_page_marks_has_a_test() -> None:
+    assert _RECIPES
+    assert {f"test_{name}" for name in _RECIPES} <= set(globals())
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
@@ -64,7 +72,7 @@ def test_transformers() -> None:
         embedding_size=64, hidden_sizes=[64, 128], depths=[1, 1], layer_type="basic", num_labels=5
     )
     transformers.ResNetForImageClassification(config).save_pretrained("pretrained")
-    names = _run("with_transformers")
+    names = _run("transformers")
     assert chains(names["again"]).keys() == names["changes"].keys()
     states = [names[name].state_dict() for name in ("net", "again")]
     assert states[0].keys() == states[1].keys()
@@ -81,7 +89,7 @@ def test_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     diffusers.AutoencoderKL(block_out_channels=[64, 64], **blocks).save_pretrained("pretrained/vae")
-    names = _run("with_diffusers")
+    names = _run("diffusers")
     assert chains(names["again"]).keys() == names["changes"].keys()
     inputs = image(1, 3, 32, 32)
     assert _same(names["again"].eval()(inputs).sample, names["vae"].eval()(inputs).sample)
@@ -90,7 +98,7 @@ def test_diffusers() -> None:
 def test_timm() -> None:
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model("resnet10t").state_dict(), "pretrained.pth")
-    names = _run("with_timm")
+    names = _run("timm")
     assert chains(names["again"]).keys() == names["changes"].keys()
     inputs = image(1, 3, 64, 64)
     assert _same(names["again"](inputs), names["net"](inputs))
@@ -98,7 +106,7 @@ def test_timm() -> None:
 
 def test_lightning() -> None:
     pytest.importorskip("lightning")
-    names = _run("with_lightning")
+    names = _run("lightning")
     assert names["changes"]
     trained, again = names["module"].net, names["again"].net
     inputs = image(2, 1, 8, 8)
@@ -111,11 +119,29 @@ def test_accelerate() -> None:
     pytest.importorskip("accelerate")
     from amct_pytorch.checkpoint import load_decomposed
 
-    names = _run("with_accelerate")
+    names = _run("accelerate")
     again, changes = load_decomposed(names["Net"](), "decomposed")
     assert changes == names["changes"] == {"2": ["2.0", "2.1"]}
     inputs = image(2, 1, 8, 8)
     assert _same(again.eval()(inputs), names["net"].eval()(inputs))
+
+
+def test_trainer() -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from amct_pytorch.checkpoint import load_decomposed
+
+    config = transformers.ResNetConfig(
+        embedding_size=64, hidden_sizes=[64], depths=[1], layer_type="basic", num_labels=3
+    )
+    transformers.ResNetForImageClassification(config).save_pretrained("pretrained")
+    names = _run("trainer")
+    assert names["trainer"].state.global_step == 4
+    again, changes = load_decomposed(transformers.ResNetForImageClassification(config), "decomposed")
+    assert changes == names["changes"]
+    assert chains(again)
+    inputs = image(2, 3, 8, 8)
+    assert _same(again.eval()(inputs).logits, names["net"].eval()(inputs).logits)
 
 
 def _detection_data() -> None:
@@ -138,7 +164,7 @@ def test_ultralytics() -> None:
     ultralytics = pytest.importorskip("ultralytics")
     _detection_data()
     ultralytics.YOLO("yolov8n.yaml").save("pretrained.pt")
-    names = _run("with_ultralytics")
+    names = _run("ultralytics")
     structure = {name for name, module in names["again"].model.named_modules() if isinstance(module, DecomposedConv2d)}
     assert structure == names["changes"].keys()
     assert names["metrics"].box.map >= 0

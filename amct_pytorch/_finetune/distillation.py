@@ -69,7 +69,7 @@ def response_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class Distillation:
     """Let a decomposed model learn from the original.
 
-    ::
+    In a training loop:
 
         with Distillation(original, net) as distillation:
             for images, labels in loader:

@@ -1,10 +1,10 @@
 """Tensor decomposition of the layers of pretrained PyTorch models.
 
-Online: decompose, then fine-tune::
+Online: decompose, then fine-tune:
 
     model, changes = auto_decomposition(model)
 
-Offline: decompose, save file and weights; elsewhere rebuild, load, fine-tune::
+Offline: decompose, save file and weights; elsewhere rebuild, load, fine-tune:
 
     model, changes = auto_decomposition(model, "decompose_info.json")
     torch.save(model.state_dict(), "decomposed.pth")
@@ -12,18 +12,18 @@ Offline: decompose, save file and weights; elsewhere rebuild, load, fine-tune::
     model, changes = decompose_network(model, "decompose_info.json")
     model.load_state_dict(torch.load("decomposed.pth"))
 
-With a look before it is carried out::
+With a look before it is carried out:
 
     plan = plan_decomposition(model, DecompositionConfig(rank=EnergyRank(0.9)))
     print(plan)
     model, changes = plan.apply(model)
 
-Without fine-tuning, with factors fitted to some unlabelled inputs::
+Without fine-tuning, with factors fitted to some unlabelled inputs:
 
     calibration = Calibration(images.split(32), mode="reconstruct")
     model, changes = auto_decomposition(model, calibration=calibration)
 
-As cheap as it gets within half a point of accuracy::
+As cheap as it gets within half a point of accuracy:
 
     found = search_decomposition(model, accuracy_in_percent, drop=0.5, calibration=calibration, example_inputs=image)
     model, changes = found.plan.apply(model)

@@ -274,7 +274,7 @@ def decompose_network(
         The model given, changed. Only where that is itself a layer, such as a `torch.nn.Conv2d`, it is left alone,
         and a new module returned.
     changes : dict
-        As of `auto_decomposition`. Layers that are decomposed already as the file says are left alone.
+        As `auto_decomposition` returns it. Layers that are decomposed already as the file says are left alone.
 
     Raises
     ------

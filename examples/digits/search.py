@@ -1,7 +1,7 @@
 """Search for the cheapest digits network within half a point of accuracy, and time it beside the original.
 
 python examples/digits/search.py
-python examples/digits/search.py --minimise latency --channels-last
+python examples/digits/search.py --minimise latency
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The decomposition information file: JSON that says which layers were split, how, and into what shapes.
 
 One entry for each decomposed layer, in the order of named_modules, in the reference's format; ``version``, ``method``
-and ``added_bias`` are ours, and the reference ignores them::
+and ``added_bias`` are ours, and the reference ignores them:
 
     [{"ori_layer_info": {"name": "cnn.5", "in_channels": 64, "out_channels": 128, "kernel_size": [3, 3],
                          "stride": [1, 1], "dilation": [1, 1], "groups": 1},
@@ -13,7 +13,7 @@ The nodes are the stages of the split, under the names that its method gives the
 layer a bias that it had not, the entry has ``"added_bias": true`` and version 2: a reader that overlooks it rebuilds
 another network. What the reference does not split, by another method or of another kind than Conv2d, has version 3.
 An entry of another kind names it as ``"layer"``; the lists of a Conv1d or Conv3d have one number or three, and a Linear
-layer has its features alone::
+layer has its features alone:
 
     {"ori_layer_info": {"name": "head", "in_features": 512, "out_features": 1000}, "layer": "Linear", …}
 """
