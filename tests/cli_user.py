@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import os
+import subprocess
 import sys
 
 import torch
@@ -33,6 +37,17 @@ def network(width: int = 64) -> nn.Module:
 
 def talkative() -> nn.Module:
     print("loading the model ...")
+    return Network()
+
+
+def talkative_in_every_way() -> nn.Module:
+    """A model whose code prints as Python, as C code, and as another process."""
+    print("by Python")
+    print("by Python past sys.stdout", file=sys.__stdout__)
+    os.write(1, b"by the system\n")
+    ctypes.CDLL(None).printf(b"by C, which keeps it in a buffer\n")
+    subprocess.run([sys.executable, "-c", "print('by a child')"], check=True)
+    atexit.register(print, "when the process ends")
     return Network()
 
 

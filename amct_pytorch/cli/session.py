@@ -8,13 +8,15 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import typer
 
+from .._run.standard_output import printing_to_stderr
 from ..errors import AmctWarning, ReportAccessError
 from .exit_codes import ExitCode, code_of
 from .options import GeneralOptions
+from .streams import reader_has_gone
 
 _LOGGER = logging.getLogger("amct_pytorch")
 
@@ -40,11 +42,12 @@ def session(general: GeneralOptions) -> Iterator[None]:
             yield
     except typer.Exit:
         raise
+    except BrokenPipeError as error:
+        if reader_has_gone():  # of tables that are printed on the way
+            raise
+        _end_with(error, general)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if general.debug:
-            traceback.print_exc()
-        print_error(error)
-        raise typer.Exit(code_of(error)) from error
+        _end_with(error, general)
 
 
 def print_error(error: BaseException) -> None:
@@ -61,6 +64,13 @@ def print_error(error: BaseException) -> None:
     elif code_of(error) == ExitCode.UNEXPECTED:
         text = f"unexpected {type(error).__name__}: {text}: run it again with --debug for the traceback"
     print(f"error: {text}", file=sys.stderr)
+
+
+def _end_with(error: BaseException, general: GeneralOptions) -> NoReturn:
+    if general.debug:
+        traceback.print_exc()
+    print_error(error)
+    raise typer.Exit(code_of(error)) from error
 
 
 @contextlib.contextmanager
@@ -92,8 +102,11 @@ def _logging(general: GeneralOptions) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_output(general: GeneralOptions) -> Iterator[None]:
-    """With ``--json``, have what the user's code prints go to stderr: the standard output holds one object alone."""
-    with contextlib.redirect_stdout(sys.stderr) if general.json else contextlib.nullcontext():
+    """With ``--json``, have what else is printed go to stderr: the standard output holds one object alone."""
+    if not general.json:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr), printing_to_stderr():
         yield
 
 
