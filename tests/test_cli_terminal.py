@@ -24,6 +24,7 @@ from amct_pytorch.benchmark import benchmark
 from amct_pytorch.cli import streams
 from amct_pytorch.cli.app import app, execute
 from amct_pytorch.cli.exit_codes import ExitCode
+from amct_pytorch.cli.option_names import RENAMED
 from amct_pytorch.cli.options import GeneralOptions
 from amct_pytorch.cli.progress import progress_bar
 from amct_pytorch.export import export_onnx
@@ -72,14 +73,8 @@ def test_the_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
 
 
-# Arguments of the Python functions that a verb has under another name, or that are no options.
+# Arguments that are no options: objects whose own arguments are, what `RENAMED` has, and what Python alone takes.
 _ELSEWHERE = {"progress", "distributed", "config", "budget", "calibration", "example_inputs", "inputs"}
-_RENAMED = {
-    "evaluate": "eval",
-    "soc_versions": "ascend",
-    "replace": "force",
-    "batches": "calibration",
-}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +102,7 @@ def test_options_have_the_names_of_the_python_functions(
 ) -> None:
     options = {option.name for option in VERBS[verb].params}
     names = set(inspect.signature(function).parameters) - not_options - _ELSEWHERE
-    assert {_RENAMED.get(name, name) for name in names} <= options
+    assert {RENAMED.get(name, name) for name in names} <= options
 
 
 def test_a_narrow_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

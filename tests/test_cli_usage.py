@@ -54,14 +54,14 @@ def test_a_model_that_cannot_be_made(command: Command, model: object, code: Exit
         (("--factory-args", "{"), "--factory-args: expected a JSON object"),
         (("--factory-args", '{"height": 3}'), "unexpected keyword argument 'height'"),
         (("--rank", "half"), "--rank: expected evbmf, energy:0.95, ratio:0.25, a rank such as 64, or 64x32"),
-        (("--rank", "energy:2"), "share must be a number above 0 and up to 1, found 2.0"),
-        (("--rule", "all"), "rule must be one of 'amct', 'any', found 'all'"),
+        (("--rank", "energy:2"), "--rank: share must be a number above 0 and up to 1, found 2.0"),
+        (("--rule", "all"), "--rule must be one of 'amct', 'any', found 'all'"),
         (("--layers", "body"), "expected NAME=keep or NAME=KEY:VALUE"),
-        (("--layers", "body=rnk:3"), "found {'rnk': '3'}"),
-        (("--layers", "bodi=keep"), "the model has no Conv2d named 'bodi'"),
+        (("--layers", "body=rnk:3"), "expected some of method, rule, rank, rank-multiple, require-gain, found 'rnk'"),
+        (("--layers", "bodi=keep"), "--layers: the model has no Conv2d named 'bodi'"),
         (("--macs", "0.5"), "--input is missing: give inputs on which MACs are counted"),
         (("--macs", "half"), "Invalid value for '--macs'"),
-        (("--macs", "0.5", "--damage", "0.1", *SHAPE), "exactly one of macs, parameters, latency and damage"),
+        (("--macs", "0.5", "--damage", "0.1", *SHAPE), "--latency and --damage, found --macs 0.5, --damage 0.1"),
         (("--backend", "cpu"), "--backend says how to time, which only --latency does"),
         (("--latency", "0.5", "--dtype", "float13", *SHAPE), "--dtype: expected a type of torch"),
         (("--mode", "refit"), "--mode is of a calibration: give --calibration too"),
@@ -81,7 +81,7 @@ def test_wrong_options(command: Command, options: tuple[str, ...], message: str)
 
 
 def test_a_budget_that_cannot_be_met_has_a_code_of_its_own(command: Command) -> None:
-    assert "the least is macs=" in _fails(command, ExitCode.BUDGET, "plan", NETWORK, *SHAPE, "--macs", 0.001)
+    assert "the least is --macs " in _fails(command, ExitCode.BUDGET, "plan", NETWORK, *SHAPE, "--macs", 0.001)
 
 
 def test_a_backend_that_is_not_there_has_a_code_of_its_own(command: Command) -> None:

@@ -125,7 +125,7 @@ class Distillation:
         if not temperature:
             raise ConfigError("temperature must be above 0, found 0")
         if not logits and not responses:
-            raise ConfigError("logits and responses are both 0: give at least one of them a weight")
+            raise ConfigError("logits=… and responses=… are both 0: give at least one of them a weight")
         self._pairs = pairs_of(original, decomposed)
         self._original, self._decomposed = original, decomposed
         self._temperature, self._logits, self._responses = temperature, logits, responses
@@ -248,7 +248,7 @@ class Distillation:
         logits = self._logits_of(outputs)
         if not isinstance(logits, Tensor) or logits.dim() < 2:
             found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputsError(f"expected logits (N, C, …) of a model, found {found}: give logits_of=…, or logits=0")
+            raise InputsError(f"expected logits (N, C, …) of a model, found {found}: give logits=0, or logits_of=…")
         return logits
 
     def _forget(self) -> None:

@@ -7,14 +7,15 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NoReturn, TextIO
 
 import typer
 
 from .._run.standard_output import printing_to_stderr
-from ..errors import AmctWarning, ReportAccessError
+from ..errors import AmctError, AmctWarning, ReportAccessError
 from .exit_codes import ExitCode, code_of
+from .option_names import in_options
 from .options import GeneralOptions
 from .streams import reader_has_gone
 
@@ -22,13 +23,15 @@ _LOGGER = logging.getLogger("amct_pytorch")
 
 
 @contextlib.contextmanager
-def session(general: GeneralOptions) -> Iterator[None]:
+def session(general: GeneralOptions, options: Mapping[str, str]) -> Iterator[None]:
     """Run a verb: its errors end as single lines on stderr and an exit code, its log goes where the user wants it.
 
     Parameters
     ----------
     general
         The options that every verb has.
+    options
+        Those of the verb by the parameters that they are for, see `options_of`.
 
     Raises
     ------
@@ -38,27 +41,31 @@ def session(general: GeneralOptions) -> Iterator[None]:
     try:
         with _logging(general), _own_output(general), warnings.catch_warnings():
             warnings.simplefilter("always", AmctWarning)
-            warnings.showwarning = _shown_as_line(warnings.showwarning)
+            warnings.showwarning = _shown_as_line(warnings.showwarning, options)
             yield
     except typer.Exit:
         raise
     except BrokenPipeError as error:
         if reader_has_gone():  # of tables that are printed on the way
             raise
-        _end_with(error, general)
+        _end_with(error, general, options)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        _end_with(error, general)
+        _end_with(error, general, options)
 
 
-def print_error(error: BaseException) -> None:
+def print_error(error: BaseException, options: Mapping[str, str] | None = None) -> None:
     """Print an error as one line on stderr.
 
     Parameters
     ----------
     error
         What ended the command.
+    options
+        See `session`; None where no verb has begun.
     """
     text = " ".join(str(error).split())
+    if isinstance(error, AmctError):
+        text = in_options(text, options or {})
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted; what is written is complete"
     elif code_of(error) == ExitCode.UNEXPECTED:
@@ -66,10 +73,10 @@ def print_error(error: BaseException) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
-def _end_with(error: BaseException, general: GeneralOptions) -> NoReturn:
+def _end_with(error: BaseException, general: GeneralOptions, options: Mapping[str, str]) -> NoReturn:
     if general.debug:
         traceback.print_exc()
-    print_error(error)
+    print_error(error, options)
     raise typer.Exit(code_of(error)) from error
 
 
@@ -110,7 +117,7 @@ def _own_output(general: GeneralOptions) -> Iterator[None]:
         yield
 
 
-def _shown_as_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+def _shown_as_line(otherwise: Callable[..., None], options: Mapping[str, str]) -> Callable[..., None]:
     """How to show a warning: one of this package as a line of the log, others as before."""
 
     def show(
@@ -122,7 +129,7 @@ def _shown_as_line(otherwise: Callable[..., None]) -> Callable[..., None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, AmctWarning):
-            _LOGGER.warning("warning: %s", message)
+            _LOGGER.warning("warning: %s", in_options(str(message), options))
         else:
             otherwise(message, category, filename, lineno, file, line)
 

@@ -10,6 +10,7 @@ import typer
 
 from .exit_codes import ExitCode
 from .groups import flattened
+from .option_names import options_of
 from .options import GeneralOptions
 from .printing import print_result
 from .result import Result
@@ -34,7 +35,7 @@ def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
     @functools.wraps(verb)
     def run(general: GeneralOptions, **groups: Any) -> None:
         with output_may_fail():
-            with session(general):
+            with session(general, options_of(verb)):
                 result = verb(general=general, **groups)
             print_result(result, general)
         if not result.ok:
