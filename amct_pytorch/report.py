@@ -68,7 +68,8 @@ def save_report(
         `layer_spectra`, `benchmark`, `validate`, `export_onnx` and `export_ascend`, a `ScoreReport`, a `RunRecord`;
         in any order. Or what `load_reports` returns.
     language
-        "en" or "zh". Sentences that reports hold, such as the reasons of a plan, stay in English.
+        "en" or "zh". Reasons and notes that reports hold in English are translated too; why a file could not be read
+        stays in English.
     command
         The command that the reports came from, shown on the page; None for that of the `RunRecord`, if there is one.
 
