@@ -130,8 +130,8 @@ def load_reports(folder: str | os.PathLike[str]) -> list[Report]:
     reports = [report for report in (*plans, *others) if report is not None]
     if not reports:
         raise ConfigError(
-            f"{shown(place)}: expected reports, such as plan.pt, search.json or benchmark.json, each as its "
-            f"save(path) writes it; found none among {len(files)} files"
+            f"{shown(place)}: expected reports, such as plan.pt, search.json or benchmark.json, as the "
+            f"command line or save(path) writes them; found none among {len(files)} files"
         )
     return reports
 

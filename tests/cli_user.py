@@ -7,6 +7,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,18 @@ def agreement(model: nn.Module) -> float:
 
 def batches() -> list[Tensor]:
     return list(IMAGES.split(8))
+
+
+def batches_that_end_early() -> Iterator[Tensor]:
+    yield IMAGES[:8]
+    raise OSError("the disk of the images is not mounted")
+
+
+def a_class() -> type[nn.Module]:
+    return Network
+
+
+a_model = Network()
 
 
 def broken() -> nn.Module:

@@ -51,6 +51,7 @@ _MENTION = re.compile(
     r"|(?<![\w/.\\-])(?P<name>[a-z_]+)="
     r"(?P<value>'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{(?P<layer>'[^']*'|\"[^\"]*\"|\w+): False\}|…|-?[\w+…]+(?:[.-]\w+)*)"
     r"|(?<![\w/.\\-])(?P<long>[a-z]+_[a-z_]+)(?![\w=])"
+    r"|(?<=fails on )(?P<inputs>inputs)\b"
 )
 
 
@@ -98,7 +99,7 @@ def _beginning(message: str, options: Mapping[str, str]) -> str:
 
 
 def _mention(found: re.Match[str], options: Mapping[str, str]) -> str:
-    name = found["name"] or found["long"]
+    name = found["name"] or found["long"] or found["inputs"]
     if name is None or name not in options:
         return found[0]
     option, value = options[name], found["value"]

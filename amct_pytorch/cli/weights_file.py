@@ -102,7 +102,8 @@ def _save_safetensors(model: nn.Module, path: Path) -> None:
 
 def _content_of(path: Path) -> Any:
     if not path.is_file():
-        raise CheckpointAccessError(f"{shown(path)}: there is no such file of weights")
+        found = "a folder" if path.is_dir() else "none"
+        raise CheckpointAccessError(f"{shown(path)}: expected a file of weights, found {found}")
     try:
         if path.suffix == SAFETENSORS:
             return _safetensors().load_file(path)
