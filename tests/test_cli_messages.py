@@ -112,6 +112,7 @@ def test_no_message_of_the_library_names_a_parameter_that_is_an_option() -> None
             "the model fails on --input (X): ValueError: mode=3",
         ),
         ("give all of them the same, or distributed=False", "give all of them the same"),
+        ("give logits_of=…, or logits=0", "give --logits-weight 0"),
         ("leave require_gain=False out, or profile=True", "leave --no-require-gain out, or --profile"),
     ],
 )

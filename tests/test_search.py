@@ -811,7 +811,7 @@ def test_a_drop_below_the_noise_is_said_to_be_so() -> None:
 
 @pytest.mark.parametrize("score", [-0.5, 101.0])
 def test_samples_are_only_of_shares_and_percents(score: float) -> None:
-    with pytest.raises(ConfigError, match="samples: expected evaluate to return the share of the samples"):
+    with pytest.raises(ConfigError, match="samples: expected evaluate=… to return the share of the samples"):
         search(lambda model: score, samples=100)
 
 

@@ -248,7 +248,7 @@ class Distillation:
         logits = self._logits_of(outputs)
         if not isinstance(logits, Tensor) or logits.dim() < 2:
             found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputsError(f"expected logits (N, C, …) of a model, found {found}: give logits=0, or logits_of=…")
+            raise InputsError(f"expected logits (N, C, …) of a model, found {found}: give logits_of=…, or logits=0")
         return logits
 
     def _forget(self) -> None:

@@ -38,7 +38,7 @@ _OBJECTS = "Budget|DecompositionConfig|Calibration"
 
 _QUOTED = r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\"[^\"]*\"(?!\w)"
 _OTHERS_WORDS = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Exit|Warning)\b: ")
-_NO_REMEDY = re.compile(rf",? or [^,:;]*?\b(?:{_PYTHON_ALONE})=[^,:;]*")
+_NO_REMEDY = re.compile(rf",? or [^,:;]*?\b(?:{_PYTHON_ALONE})=[^,:;]*|\b(?:{_PYTHON_ALONE})=[^,:;]*, or ")
 _WRAPPED = re.compile(rf"\b(?:{_OBJECTS})\(((?:{_QUOTED}|[^()])*)\)")
 _CONTAINER = re.compile(r"(?:budget|config): ")
 _FIRST = re.compile(
