@@ -73,8 +73,8 @@ def test_the_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
 
 
-# Arguments that are no options: objects whose own arguments are, what `RENAMED` has, and what Python alone takes.
-_ELSEWHERE = {"progress", "distributed", "config", "budget", "calibration", "example_inputs", "inputs"}
+# Arguments that are no options: what the command line does by itself, and objects whose own arguments are options.
+_ELSEWHERE = {"progress", "distributed", "config", "budget"}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ _QUOTED = r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\"[^\"]*\"(?!\w)"
 _OTHERS_WORDS = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Exit|Warning)\b: ")
 _NO_REMEDY = re.compile(rf",? or [^,:;]*?\b(?:{_PYTHON_ALONE})=[^,:;]*|\b(?:{_PYTHON_ALONE})=[^,:;]*, or ")
 _WRAPPED = re.compile(rf"\b(?:{_OBJECTS})\(((?:{_QUOTED}|[^()])*)\)")
-_CONTAINER = re.compile(r"(?:budget|config): ")
+_CONTAINER = re.compile(r"\A(?:budget|config): ")
 _FIRST = re.compile(
     r"(?:Calibration: )?(?P<name>[a-z_]+)(?:\[(?P<mark>['\"])(?P<layer>.*?)(?P=mark)\])?"
     r"(?=:| must | needs | says | fails )"
@@ -81,8 +81,9 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
     """
     others = _OTHERS_WORDS.search(message)
     own, rest = (message, "") if others is None else (message[: others.start()], message[others.start() :])
-    own = _WRAPPED.sub(lambda found: found[1].replace(", ", " "), _NO_REMEDY.sub("", own))
-    own = _beginning(_CONTAINER.sub("", own, count=1) if _CONTAINER.match(own) else own, options)
+    own = _NO_REMEDY.sub("", own)
+    own = _WRAPPED.sub(lambda found: found[1].replace(", ", " "), own)
+    own = _beginning(_CONTAINER.sub("", own), options)
     if "rank" in options:
         own = _RANK_POLICY.sub(options["rank"], own)
     return _MENTION.sub(lambda found: _mention(found, options), own) + rest
