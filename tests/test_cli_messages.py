@@ -145,6 +145,11 @@ def test_errors_name_options(command: Command, given: tuple[object, ...], messag
     assert ended.err.count("\n") == 1
 
 
+def test_the_log_names_options(command: Command) -> None:
+    ended = command("validate", NETWORK, *SHAPE, "--factory-args", '{"width": 32}')
+    assert "--method auto with --rule any can split 3 layers" in ended.err
+
+
 def test_warnings_name_options(command: Command) -> None:
     given = ("--eval", f"{USER}:agreement", "--drop", 0, "--samples", 24, "--evaluations", 2)
     ended = command("search", NETWORK, *SHAPE, *given)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from .groups import groups_of
-from .options import GeneralOptions
+from .options import GeneralOptions, MethodOptions, RankOptions
 
 RENAMED = {
     "batches": "calibration",
@@ -56,14 +56,15 @@ _MENTION = re.compile(
 
 
 def options_of(verb: Callable[..., object]) -> dict[str, str]:
-    """The options of a verb by the names of the parameters that they are for.
+    """The options of a verb, and those on how to decompose, by the names of the parameters that they are for.
 
     Parameters
     ----------
     verb
         Takes groups of options.
     """
-    groups = [group for group in groups_of(verb).values() if group is not GeneralOptions]
+    # How to decompose is advice also where another verb finds that nothing was.
+    groups = {*groups_of(verb).values(), MethodOptions, RankOptions} - {GeneralOptions}
     fields = {field.name for group in groups for field in dataclasses.fields(group)} - _ARGUMENTS
     own = {name: f"--{name.replace('_', '-')}" for name in fields}
     return {**{name: own[field] for name, field in RENAMED.items() if field in own}, **own}

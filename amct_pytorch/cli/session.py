@@ -39,7 +39,7 @@ def session(general: GeneralOptions, options: Mapping[str, str]) -> Iterator[Non
         The body raised an error.
     """
     try:
-        with _logging(general), _own_output(general), warnings.catch_warnings():
+        with _logging(general, options), _own_output(general), warnings.catch_warnings():
             warnings.simplefilter("always", AmctWarning)
             warnings.showwarning = _shown_as_line(warnings.showwarning, options)
             yield
@@ -81,19 +81,19 @@ def _end_with(error: BaseException, general: GeneralOptions, options: Mapping[st
 
 
 @contextlib.contextmanager
-def _logging(general: GeneralOptions) -> Iterator[None]:
+def _logging(general: GeneralOptions, options: Mapping[str, str]) -> Iterator[None]:
     """Log to stderr, and to a file where one is given."""
     level = logging.ERROR if general.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(general.verbose, 2)]
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     handlers[0].setLevel(level)
-    handlers[0].setFormatter(logging.Formatter("%(message)s"))
+    handlers[0].setFormatter(_Formatter("%(message)s", options))
     if general.log is not None:
         try:
             handlers.append(logging.FileHandler(general.log, encoding="utf-8"))
         except OSError as error:
             raise ReportAccessError(f"--log {general.log}: cannot be written: {error}") from error
         handlers[1].setLevel(min(level, logging.INFO))
-        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handlers[1].setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s", options))
     earlier = _LOGGER.level
     _LOGGER.setLevel(min(handler.level for handler in handlers))
     for handler in handlers:
@@ -105,6 +105,28 @@ def _logging(general: GeneralOptions) -> Iterator[None]:
             _LOGGER.removeHandler(handler)
             handler.close()
         _LOGGER.setLevel(earlier)
+
+
+class _Formatter(logging.Formatter):
+    """Has what the log advises name options.
+
+    Parameters
+    ----------
+    form
+        See `logging.Formatter`.
+    options
+        See `session`.
+    """
+
+    def __init__(self, form: str, options: Mapping[str, str]) -> None:
+        super().__init__(form)
+        self._options = options
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """See `logging.Formatter`."""
+        if record.levelno >= logging.WARNING:
+            record.message = in_options(record.message, self._options)
+        return super().formatMessage(record)
 
 
 @contextlib.contextmanager
