@@ -68,7 +68,8 @@ def save_report(
         `layer_spectra`, `benchmark`, `validate`, `export_onnx` and `export_ascend`, a `ScoreReport`, a `RunRecord`;
         in any order. Or what `load_reports` returns.
     language
-        "en" or "zh". Sentences that reports hold, such as the reasons of a plan, stay in English.
+        "en" or "zh". Reasons and notes that reports hold in English are translated too; why a file could not be read
+        stays in English.
     command
         The command that the reports came from, shown on the page; None for that of the `RunRecord`, if there is one.
 
@@ -129,8 +130,8 @@ def load_reports(folder: str | os.PathLike[str]) -> list[Report]:
     reports = [report for report in (*plans, *others) if report is not None]
     if not reports:
         raise ConfigError(
-            f"{shown(place)}: expected reports, such as plan.pt, search.json or benchmark.json, each as its "
-            f"save(path) writes it; found none among {len(files)} files"
+            f"{shown(place)}: expected reports, such as plan.pt, search.json or benchmark.json, as the "
+            f"command line or save(path) writes them; found none among {len(files)} files"
         )
     return reports
 

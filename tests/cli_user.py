@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +41,17 @@ def talkative() -> nn.Module:
     return Network()
 
 
+def talkative_in_every_way() -> nn.Module:
+    """A model whose code prints as Python, as C code, and as another process."""
+    print("by Python")
+    print("by Python past sys.stdout", file=sys.__stdout__)
+    os.write(1, b"by the system\n")
+    ctypes.CDLL(None).printf(b"by C, which keeps it in a buffer\n")
+    subprocess.run([sys.executable, "-c", "print('by a child')"], check=True)
+    atexit.register(print, "when the process ends")
+    return Network()
+
+
 def agreement(model: nn.Module) -> float:
     """The share of images for which a model says what the original does."""
     with torch.no_grad():
@@ -44,6 +60,18 @@ def agreement(model: nn.Module) -> float:
 
 def batches() -> list[Tensor]:
     return list(IMAGES.split(8))
+
+
+def batches_that_end_early() -> Iterator[Tensor]:
+    yield IMAGES[:8]
+    raise OSError("the disk of the images is not mounted")
+
+
+def a_class() -> type[nn.Module]:
+    return Network
+
+
+a_model = Network()
 
 
 def broken() -> nn.Module:

@@ -203,7 +203,7 @@ def test_a_budget_is_one_share(given: Mapping[str, object], error: type[Exceptio
         (
             {"budget": Budget(parameters=0.5), "config": DecompositionConfig(layers={"twice": {"rank": FixedRank(4)}})},
             ConfigError,
-            "leave out rank in the config and its rules",
+            "leave out rank=… and rules with a rank",
         ),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.optimize
 import typer
 
+from amct_pytorch._run.standard_output import printing_to_stderr
 from amct_pytorch.ascend import export_ascend
 from amct_pytorch.benchmark import benchmark
 from amct_pytorch.cli import streams
 from amct_pytorch.cli.app import app, execute
 from amct_pytorch.cli.exit_codes import ExitCode
+from amct_pytorch.cli.option_names import RENAMED
 from amct_pytorch.cli.options import GeneralOptions
 from amct_pytorch.cli.progress import progress_bar
 from amct_pytorch.export import export_onnx
@@ -31,7 +36,8 @@ from amct_pytorch.tensor_decompose import (
     search_decomposition,
 )
 from amct_pytorch.validate import validate
-from tests.command_line import NETWORK, Command, command
+from tests.cli_user import Network
+from tests.command_line import NETWORK, USER, Command, command
 
 __all__ = ["command"]  # a fixture
 
@@ -67,14 +73,8 @@ def test_the_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=True)
 
 
-# Arguments of the Python functions that a verb has under another name, or that are no options.
-_ELSEWHERE = {"progress", "distributed", "config", "budget", "calibration", "example_inputs", "inputs"}
-_RENAMED = {
-    "evaluate": "eval",
-    "soc_versions": "ascend",
-    "replace": "force",
-    "batches": "calibration",
-}
+# Arguments that are no options: what the command line does by itself, and objects whose own arguments are options.
+_ELSEWHERE = {"progress", "distributed", "config", "budget"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_options_have_the_names_of_the_python_functions(
 ) -> None:
     options = {option.name for option in VERBS[verb].params}
     names = set(inspect.signature(function).parameters) - not_options - _ELSEWHERE
-    assert {_RENAMED.get(name, name) for name in names} <= options
+    assert {RENAMED.get(name, name) for name in names} <= options
 
 
 def test_a_narrow_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +149,102 @@ def test_a_reader_that_goes_away_is_no_error(
         monkeypatch.setattr(sys, "stdout", stdout)
         assert execute(arguments) == ExitCode.BROKEN_PIPE
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow  # torch must be imported
+@pytest.mark.skipif(sys.platform == "win32", reason="has another C library")
+def test_json_is_all_that_is_printed_whoever_prints(tmp_path: Path) -> None:
+    arguments = [*PROGRAM, "plan", f"{USER}:talkative_in_every_way", "--json"]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["format"] == "amct_pytorch.plan_summary"
+    assert "when the process ends" not in ended.stdout
+    for by in ("by Python\n", "past sys.stdout", "by the system", "by C", "by a child", "when the process ends"):
+        assert by in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has another C library")
+def test_json_is_all_that_is_printed_in_this_process(capfd: pytest.CaptureFixture[str]) -> None:
+    def written() -> None:
+        os.write(1, b"by the system\n")
+
+    assert execute(["plan", f"{USER}:talkative", "--json"]) == ExitCode.OK
+    written()  # what it was is what it is again
+    out, err = capfd.readouterr()
+    assert out.endswith("}\nby the system\n")
+    assert "loading the model" in err
+
+
+def test_output_of_blocks_that_overlap_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = printing_to_stderr(), printing_to_stderr()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    os.write(1, b"meanwhile\n")
+    second.__exit__(None, None, None)
+    os.write(1, b"afterwards\n")
+    assert capfd.readouterr() == ("afterwards\n", "meanwhile\n")
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def printing(*arguments: object, **keywords: object) -> object:
+        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n")
+        return milp(*arguments, **keywords)
+
+    milp = scipy.optimize.milp
+    monkeypatch.setattr(scipy.optimize, "milp", printing)
+    plan_decomposition(Network(), budget=Budget(parameters=0.5))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "HighsMip" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no such device")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_output_that_cannot_be_written_has_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    with Path("/dev/full").open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert execute(["devices", *options]) == ExitCode.FILE
+    assert capsys.readouterr().err == "error: the standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such shell")
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("2>&-", 2)])
+def test_a_standard_stream_that_is_closed(closed: str, code: int) -> None:
+    verb = "--help" if code == 0 else "serach"
+    ended = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(PROGRAM)} {verb} {closed}"],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_a_reader_that_goes_away_while_a_verb_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talkative(options: object) -> None:
+        print("step 1", flush=True)
+
+    monkeypatch.setattr("amct_pytorch.cli.model_source.built", talkative)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert execute(["plan", NETWORK]) == ExitCode.BROKEN_PIPE
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipe_of_the_users_own_that_breaks_is_an_error(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    def broken(options: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("amct_pytorch.cli.model_source.built", broken)
+    ended = command("plan", NETWORK)
+    assert (ended.code, ended.out) == (ExitCode.UNEXPECTED, "")
+    assert "BrokenPipeError" in ended.err
 
 
 @pytest.mark.slow  # torch must be imported

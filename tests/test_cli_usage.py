@@ -37,6 +37,8 @@ def _fails(command: Command, code: ExitCode, *arguments: object) -> str:
         (f"{USER}:broken", ExitCode.MODEL, "fails: RuntimeError: the disk of the weights is not mounted"),
         (f"{USER}:leaving", ExitCode.MODEL, "fails: SystemExit: 3"),
         (f"{USER}:no_module", ExitCode.MODEL, "expected a torch.nn.Module, found int"),
+        (f"{USER}:a_class", ExitCode.MODEL, "expected a torch.nn.Module, found the class Network"),
+        (f"{USER}:a_model", ExitCode.USAGE, "which is a model: name a function that returns it"),
         (USER, ExitCode.USAGE, "name the function that makes the model"),
         ("missing.py:network", ExitCode.USAGE, "missing.py cannot be imported: FileNotFoundError"),
         ("no_such_package:network", ExitCode.USAGE, "No module named 'no_such_package'"),
@@ -52,27 +54,40 @@ def test_a_model_that_cannot_be_made(command: Command, model: object, code: Exit
     ("options", "message"),
     [
         (("--factory-args", "{"), "--factory-args: expected a JSON object"),
-        (("--factory-args", '{"height": 3}'), "unexpected keyword argument 'height'"),
+        (("--factory-args", '{"height": 3}'), "unexpected keyword argument 'height': it takes (width: 'int' = 64)"),
         (("--rank", "half"), "--rank: expected evbmf, energy:0.95, ratio:0.25, a rank such as 64, or 64x32"),
-        (("--rank", "energy:2"), "share must be a number above 0 and up to 1, found 2.0"),
-        (("--rule", "all"), "rule must be one of 'amct', 'any', found 'all'"),
+        (("--rank", "energy:2"), "--rank: share must be a number above 0 and up to 1, found 2.0"),
+        (("--rule", "all"), "--rule must be one of 'amct', 'any', found 'all'"),
         (("--layers", "body"), "expected NAME=keep or NAME=KEY:VALUE"),
-        (("--layers", "body=rnk:3"), "found {'rnk': '3'}"),
-        (("--layers", "bodi=keep"), "the model has no Conv2d named 'bodi'"),
+        (("--layers", "body=rnk:3"), "expected some of method, rule, rank, rank-multiple, require-gain, found 'rnk'"),
+        (("--layers", "bodi=keep"), "--layers: the model has no Conv2d named 'bodi'"),
         (("--macs", "0.5"), "--input is missing: give inputs on which MACs are counted"),
         (("--macs", "half"), "Invalid value for '--macs'"),
-        (("--macs", "0.5", "--damage", "0.1", *SHAPE), "exactly one of macs, parameters, latency and damage"),
+        (("--macs", "0.5", "--damage", "0.1", *SHAPE), "--latency and --damage, found --macs 0.5, --damage 0.1"),
         (("--backend", "cpu"), "--backend says how to time, which only --latency does"),
         (("--latency", "0.5", "--dtype", "float13", *SHAPE), "--dtype: expected a type of torch"),
         (("--mode", "refit"), "--mode is of a calibration: give --calibration too"),
         (("--no-such-option",), "No such option: --no-such-option"),
         (("--input", "1,3,8,8"), "expected a shape such as 1x3x224x224"),
         (("--input", "1x0x8x8"), "expected sizes from 1 on"),
+        (("--input", "1x3x"), "expected a shape such as 1x3x224x224"),
+        (("--input", "1x3x8x8:int64:0"), "expected a type of whole numbers, such as int64, and a bound from 1 on"),
+        (("--input", "1x3x8x8:float32:5"), "expected a type of whole numbers"),
+        (("--input", "1x3x99999999x99999999"), "cannot be made"),
+        (("--input", "99999999999999999999x3"), "cannot be made"),
+        (("--input", "1x3x8x8:qint8"), "cannot be made"),
         (("--input", "missing.npy"), "there is no file 'missing.npy'"),
         (("--input", "a=1x3x8x8", "--input", "1x3x8x8"), "a name of its own for each of 2 or for none"),
         (("--input", "1x3x8x8:float13"), "expected a type of torch"),
         (("--input", "1x4x8x8", "--macs", "0.5"), "expected input[1, 4, 8, 8] to have 3 channels"),
         (("--calibration", "missing"), "expected a folder, or module:function, found 'missing'"),
+        (("--calibration", f"{USER}:batches", "--batch", "3"), "--batch is of a folder of images, found a function"),
+        (
+            ("--calibration", f"{USER}:batches_that_end_early"),
+            "cli_user.py:batches_that_end_early fails: OSError: the disk of the images is not mounted",
+        ),
+        (("--weights-key", "model"), "--weights-key is of a file of weights: give --weights too"),
+        (("--no-strict",), "--no-strict is of a file of weights: give --weights too"),
     ],
 )
 def test_wrong_options(command: Command, options: tuple[str, ...], message: str) -> None:
@@ -81,7 +96,7 @@ def test_wrong_options(command: Command, options: tuple[str, ...], message: str)
 
 
 def test_a_budget_that_cannot_be_met_has_a_code_of_its_own(command: Command) -> None:
-    assert "the least is macs=" in _fails(command, ExitCode.BUDGET, "plan", NETWORK, *SHAPE, "--macs", 0.001)
+    assert "the least is --macs " in _fails(command, ExitCode.BUDGET, "plan", NETWORK, *SHAPE, "--macs", 0.001)
 
 
 def test_a_backend_that_is_not_there_has_a_code_of_its_own(command: Command) -> None:
@@ -196,7 +211,7 @@ def test_a_failure_leaves_no_half_written_file(
 
     monkeypatch.setattr(torch, "save", full)
     assert "No space left" in _fails(command, ExitCode.FILE, "run", NETWORK, "-o", tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"decompose_info.json"}
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupt_while_files_are_written_waits_for_them(
@@ -216,7 +231,7 @@ def test_an_interrupt_while_files_are_written_waits_for_them(
     finally:
         signal.signal(signal.SIGINT, before)
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"decompose_info.json", "weights.pth", "plan.pt", "spectra.json"}
+    assert written == {"decompose_info.json", "weights.pth", "plan.pt", "spectra.json", "run.json"}
 
 
 def test_an_error_of_the_program_says_how_to_see_its_traceback(
@@ -289,6 +304,8 @@ def test_log_and_verbosity(command: Command, tmp_path: Path) -> None:
     ended = command("run", NETWORK, "-o", tmp_path / "out", "-v", "--log", log)
     assert "1 of 2 layers are decomposed" in ended.err
     assert "1 of 2 layers are decomposed" in log.read_text()
+    assert f"wrote {tmp_path / 'out'}" in ended.err
+    assert ".tmp" not in ended.err
     assert not logging.getLogger("amct_pytorch").handlers
     quiet = command("run", NETWORK, "-o", tmp_path / "quiet", "-q")
     assert (quiet.out, quiet.err) == ("", "")

@@ -733,7 +733,7 @@ def test_wrong_settings(given: dict[str, Any], error: type[Exception], message: 
         ({}, None, ConfigError, "budget: latency=0.6 needs example_inputs, on which the model is timed"),
         ({"backend": "npux"}, image(), BackendUnavailable, "there is no backend 'npux'"),
         ({"backend": 3}, image(), ConfigTypeError, "backend must be a name or a Backend, found 3"),
-        ({"index": 5}, image(), ConfigError, "has 1 devices, numbered from 0: found index 5"),
+        ({"index": 5}, image(), ConfigError, "has 1 devices, numbered from 0: found index=5"),
         ({"dtype": torch.int8}, image(), ConfigError, r"does not compute convolutions in int8: .*dtype=…"),
         ({}, "image.png", InputsError, "example_inputs must be a tensor"),
         ({}, torch.randn(2, 5, 8, 8), InputsError, "the model fails on example_inputs"),

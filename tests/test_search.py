@@ -440,7 +440,7 @@ def test_an_interrupt_keeps_the_journal(tmp_path: Path) -> None:
         ({"minimise": "macs"}, ConfigError, "minimise='macs' needs example_inputs, on which MACs are counted"),
         ({"minimise": "latency"}, ConfigError, "minimise='latency' needs example_inputs, on which the model is timed"),
         ({"config": "auto"}, ConfigTypeError, "config must be a DecompositionConfig"),
-        ({"config": DecompositionConfig(rank=RatioRank(0.5))}, ConfigError, "leave out rank in the config"),
+        ({"config": DecompositionConfig(rank=RatioRank(0.5))}, ConfigError, "leave out rank=… and rules with a rank"),
         ({"config": DecompositionConfig(layers={"3": False})}, ConfigError, "no .* named '3'"),
         ({"calibration": [INPUTS]}, ConfigTypeError, "calibration must be a Calibration, found list"),
         ({"calibration": Calibration(iter([INPUTS]))}, ConfigError, "gone through once only: give a list"),
@@ -811,7 +811,7 @@ def test_a_drop_below_the_noise_is_said_to_be_so() -> None:
 
 @pytest.mark.parametrize("score", [-0.5, 101.0])
 def test_samples_are_only_of_shares_and_percents(score: float) -> None:
-    with pytest.raises(ConfigError, match="samples: expected evaluate to return the share of the samples"):
+    with pytest.raises(ConfigError, match="samples: expected evaluate=… to return the share of the samples"):
         search(lambda model: score, samples=100)
 
 

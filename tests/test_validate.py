@@ -240,7 +240,7 @@ def test_what_is_no_model_and_its_decomposed_form_is_refused(case: str) -> None:
     [
         ({"backend": "tpu"}, BackendUnavailable, "there is no backend 'tpu'. Installed backends: cpu, cuda, npu"),
         ({"backend": 3}, ConfigError, "backend must be a name or a Backend, found 3"),
-        ({"index": 7}, ConfigError, "has 1 devices, numbered from 0: found index 7"),
+        ({"index": 7}, ConfigError, "has 1 devices, numbered from 0: found index=7"),
         (
             {"dtypes": [torch.float8_e4m3fn]},
             ConfigError,

@@ -146,7 +146,7 @@ class Backend(abc.ABC):
         count = len(self.devices())
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < count:
             raise ConfigError(
-                f"backend {quoted(self.name)} has {count} devices, numbered from 0: found index {quoted(index)}"
+                f"backend {quoted(self.name)} has {count} devices, numbered from 0: found index={quoted(index)}"
             )
 
     @abc.abstractmethod

@@ -26,7 +26,7 @@ def checked_loader(loader: object) -> DataLoader[Any]:
         It is no `DataLoader`, has no length, or no batch.
     """
     if not isinstance(loader, DataLoader):
-        raise InputsError(f"expected a torch.utils.data.DataLoader of batches (inputs, targets), found {loader!r}")
+        raise InputsError(f"data: expected a torch.utils.data.DataLoader, found {type(loader).__name__}")
     try:
         steps = len(loader)
     except TypeError as error:

@@ -125,7 +125,7 @@ class Distillation:
         if not temperature:
             raise ConfigError("temperature must be above 0, found 0")
         if not logits and not responses:
-            raise ConfigError("logits and responses are both 0: give at least one of them a weight")
+            raise ConfigError("logits=… and responses=… are both 0: give at least one of them a weight")
         self._pairs = pairs_of(original, decomposed)
         self._original, self._decomposed = original, decomposed
         self._temperature, self._logits, self._responses = temperature, logits, responses

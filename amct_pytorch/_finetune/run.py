@@ -161,10 +161,10 @@ def check_autocast(autocast: str | None, backend: Backend, device: torch.device)
         return
     info = backend.devices()[device.index or 0]
     if autocast not in ("float16", "bfloat16"):
-        raise ConfigError(f"mixed precision: expected float16 or bfloat16, found {autocast!r}")
+        raise ConfigError(f"autocast: expected float16 or bfloat16, found {autocast!r}")
     if getattr(torch, autocast) not in info.dtypes:
         known = ", ".join(map(name_of, info.dtypes))
-        raise ConfigError(f"mixed precision in {autocast}: {info.name} computes in {known}")
+        raise ConfigError(f"autocast={autocast}: {info.name} computes in {known}: choose among these")
     if autocast == "float16" and backend.saturates(device):
         raise ConfigError(
             f"mixed precision in float16: {info.name} is in saturation mode, in which overflow is not infinite, so "

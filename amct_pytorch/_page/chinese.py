@@ -27,6 +27,7 @@ CHINESE: dict[str, str] = {
     "of_model": "整个模型的合计",
     "little_cpu": "进程仅获得其可用 CPU 时间的 {share}",
     "comma": "，",
+    "colon": "：",
     "points": "个百分点",
     "withheld": "不作结论：{why}",
     # search

@@ -7,7 +7,7 @@ from .._report.html.parts import Cell, Facts, Part, Rows, Section, Text
 from .._report.table import Column
 from .._report.units import in_gib
 from ..ascend import AscendReport
-from .words import Words
+from .words import Words, said
 
 
 def export_section(report: ExportReport, words: Words, key: str) -> Section:
@@ -40,10 +40,14 @@ def ascend_section(report: AscendReport, words: Words, key: str) -> Section:
     facts = Facts(((words["folder"], report.directory), (words["precision"], report.precision)))
     files = [part for file in (report.model, report.original) if file is not None for part in _file(file, words)]
     rules = [
-        Text(words["atc_rules"].format(file=check.file, rewritten="; ".join(check.rewritten) or words["nothing"]))
+        Text(
+            words["atc_rules"].format(
+                file=check.file, rewritten=said("; ".join(check.rewritten), words) or words["nothing"]
+            )
+        )
         for check in report.parser
     ]
-    tools = [Text(str(one)) for one in (*report.conversions, *report.timings)]
+    tools = [Text(said(str(one), words)) for one in (*report.conversions, *report.timings)]
     if not tools:
         tools = [Text(words["no_atc"])]
     parts: list[Part] = [facts, *files, *rules, *tools]

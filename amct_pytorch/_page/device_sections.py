@@ -13,7 +13,7 @@ from .._report.html.parts import Bar, Cell, Rows, Section, Text
 from .._report.table import Column
 from .._report.units import in_gib, in_ms, name_of, settings_line
 from .numbers import percent, ranks
-from .words import Words, verdict_in
+from .words import Words, said, verdict_in
 
 
 def benchmark_section(report: BenchmarkReport, words: Words, key: str) -> Section:
@@ -58,7 +58,7 @@ def speed_up_of(comparison: Comparison, words: Words) -> str:
     """
     if comparison.speed_up.verdict == UNKNOWN:
         got = comparison.cpu_share
-        why = comparison.doubt or ""
+        why = said(comparison.doubt or "", words)
         if got is not None and got < LEAST_SHARE:
             why = words["little_cpu"].format(share=f"{100 * got:.0f} %")
         return words["withheld"].format(why=why)
@@ -87,7 +87,7 @@ def _run(run: BenchmarkRun, words: Words) -> Rows:
     if run.fallbacks:
         notes.append(words["fallbacks"].format(operators=", ".join(run.fallbacks)))
     rows = (whole, *(_layer(layer, longest, words) for layer in run.layers))
-    return Rows(title_of(run, words), columns, rows, (*filter(None, notes), *run.notes))
+    return Rows(title_of(run, words), columns, rows, (*filter(None, notes), *(said(note, words) for note in run.notes)))
 
 
 def _layer(layer: LayerBenchmark, longest: float, words: Words) -> tuple[Cell, ...]:
@@ -187,7 +187,7 @@ def _validated(run: DtypeValidation, words: Words) -> Rows:
         )
         for layer in run.layers
     )
-    notes = [settings_line(run.settings), *run.notes]
+    notes = [settings_line(run.settings), *(said(note, words) for note in run.notes)]
     if run.fallbacks:
         notes.append(words["fallbacks"].format(operators=", ".join(run.fallbacks)))
     return Rows(name_of(run.dtype), columns, rows, tuple(filter(None, notes)))

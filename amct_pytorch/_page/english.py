@@ -27,6 +27,7 @@ ENGLISH: dict[str, str] = {
     "of_model": "of the whole model",
     "little_cpu": "the process got {share} of the CPU time that it could use",
     "comma": ", ",
+    "colon": ": ",
     "points": "percentage points",
     "withheld": "Verdict withheld: {why}",
     # search

@@ -12,7 +12,7 @@ from ..tensor_decompose.plan.layer_plan import LayerPlan
 from ..tensor_decompose.plan.plan import DecompositionPlan
 from ..tensor_decompose.plan.reasons import common_reasons, essence
 from .numbers import ranks
-from .words import Words
+from .words import Words, said
 
 
 def plan_sections(plan: DecompositionPlan, words: Words) -> list[Section]:
@@ -26,10 +26,10 @@ def plan_sections(plan: DecompositionPlan, words: Words) -> list[Section]:
         The language.
     """
     if not plan.layers:
-        return [Section("layers", words["layers"], (Text(plan.why_empty or words["no_layers"]),))]
+        return [Section("layers", words["layers"], (Text(said(plan.why_empty, words) or words["no_layers"]),))]
     notes = ["" if plan.settings is None else str(plan.settings), plan.budget]
     notes += ["" if plan.outcome is None else str(plan.outcome), "" if plan.latency is None else str(plan.latency)]
-    table = _table(plan.layers, words, tuple(filter(None, notes)))
+    table = _table(plan.layers, words, tuple(said(note, words) for note in notes if note))
     count = sum(layer.decompose for layer in plan.layers)
     summary = Text(words["layers_summary"].format(count=count, all=len(plan.layers)))
     sections = [Section("layers", words["layers"], (summary, table))]
@@ -102,4 +102,4 @@ def _error(error: float | None) -> Cell:
 
 def _by_reason(layers: Sequence[LayerPlan], words: Words) -> tuple[tuple[str, tuple[str, ...]], ...]:
     reasons = {_names(layer, words): essence(layer.reason) for layer in layers if not layer.decompose}
-    return tuple((reason, tuple(names)) for reason, names in common_reasons(reasons))
+    return tuple((said(reason, words), tuple(names)) for reason, names in common_reasons(reasons))

@@ -9,7 +9,7 @@ from .._report.html.parts import Cell, Picture, Rows, Section, Text
 from .._report.table import Column
 from ..tensor_decompose.search.result import Evaluation, SearchResult
 from .numbers import percent, signed
-from .words import Words
+from .words import Words, said
 
 
 def search_section(found: SearchResult, words: Words) -> Section:
@@ -73,7 +73,7 @@ def _table(found: SearchResult, words: Words) -> Rows:
         )
         for number, one in enumerate(found.evaluations)
     )
-    notes = [words["stopped"].format(why=found.stopped) if found.stopped else ""]
+    notes = [words["stopped"].format(why=said(found.stopped, words)) if found.stopped else ""]
     if found.standard_error is not None:
         notes.append(words["standard_error"].format(error=f"{found.standard_error:.2g}"))
         notes.append(words["chance"] if found.drop < found.standard_error else "")

@@ -1,4 +1,4 @@
-"""The words of the page by language. Sentences that reports hold, such as the reasons of a plan, stay in English."""
+"""The words of the page by language, and the sentences that reports hold."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Mapping
 
 from .._report.marks import marked
 from .chinese import CHINESE
+from .chinese_sentences import CHINESE_SENTENCES
 from .english import ENGLISH
+from .sentences import in_language
 
 Words = Mapping[str, str]
 """Text by key, in one language; some with places to fill in by `str.format`."""
 
 LANGUAGES: Mapping[str, Words] = {"en": ENGLISH, "zh": CHINESE}
 """The words by the name of the language."""
+
+_SENTENCES: Mapping[str, Mapping[str, str]] = {ENGLISH["language"]: {}, CHINESE["language"]: CHINESE_SENTENCES}
 
 _WRONG = "wrong: "
 
@@ -29,5 +33,18 @@ def verdict_in(verdict: str, words: Words) -> str:
     """
     mark = marked(verdict)[:1]
     if verdict.startswith(_WRONG):
-        return f"{mark} {words['wrong']}: {verdict.removeprefix(_WRONG)}"
+        return f"{mark} {words['wrong']}{words['colon']}{said(verdict.removeprefix(_WRONG), words)}"
     return f"{mark} {words.get(verdict, verdict)}"
+
+
+def said(text: str, words: Words) -> str:
+    """What a report says in English, in a language.
+
+    Parameters
+    ----------
+    text
+        A reason or a note of a report.
+    words
+        The language.
+    """
+    return in_language(text, _SENTENCES[words["language"]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -22,10 +23,18 @@ if sys.platform != "win32":
 _DIGITS = 16
 """Hexadecimal digits of the hash of host and target: 64 bits, so that no two targets in a folder have the same."""
 
+_NAME = re.compile(rf"\.[0-9a-f]{{{_DIGITS}}}\.[0-9a-f]{{32}}\.(tmp|lock)")
+"""The name of any draft, of whatever host, and of its lock."""
+
 
 def new_draft(place: Path) -> Path:
     """A hidden path beside a place, which no other draft has; its name is short, however long that of the place is."""
     return place.with_name(f"{_beginning(place)}{uuid.uuid4().hex}.tmp")
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file or folder of this name is a draft, or the lock of one, and not the user's."""
+    return _NAME.fullmatch(name) is not None
 
 
 @contextlib.contextmanager

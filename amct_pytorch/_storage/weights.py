@@ -138,8 +138,9 @@ def save_content(content: Mapping[str, Any], path: Path, called: str) -> None:
         # Given a path, torch writes the path's name into the file, so that the bytes would depend on it.
         with path.open("wb") as file:
             torch.save(tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), dict(content)), file)
-    except RuntimeError as error:  # torch's error when the disk is full
-        raise OSError(str(error)) from error
+    except RuntimeError as error:  # torch's error when the disk is full; the system's own says so in words
+        system = error.__context__
+        raise OSError(str(system if isinstance(system, OSError) else error)) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(f"{called} cannot be saved ({error}): {expected}") from error
     unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)

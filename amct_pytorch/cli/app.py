@@ -90,7 +90,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     streams.prepare()
     running.set(Command(_NAME, sys.argv[1:] if arguments is None else arguments))
     try:
-        with streams.reader_may_leave():
+        with streams.output_may_fail():
             code = app(arguments, prog_name=_NAME, standalone_mode=False)
     except typer.Exit as error:
         return error.exit_code
@@ -107,4 +107,6 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Run the program."""
-    raise SystemExit(execute())
+    code = execute()
+    streams.close()
+    raise SystemExit(code)

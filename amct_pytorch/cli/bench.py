@@ -31,12 +31,13 @@ def bench(
     from .decomposed_model import decomposed_of
     from .inputs import required_inputs
     from .model_source import built
-    from .output_folder import BENCHMARK, checked_output
+    from .output_folder import BENCHMARK, check_decomposition_of, checked_output
     from .progress import progress_bar
     from .run_record import save_run
     from .settings import dtypes_of, numbers_of
 
     folder = checked_output(output, [BENCHMARK])
+    check_decomposition_of(folder, decomposed.decomposed)
     dtypes, sizes = dtypes_of(device.dtypes), numbers_of(timed.batch_sizes, "--batch-sizes")
     example_inputs = required_inputs(inputs.input)
     original = built(model)

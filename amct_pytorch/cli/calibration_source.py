@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from .settings import given_in, sizes_of
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
 # Options that Calibration takes under the same name.
 _OF_CALIBRATION = ("mode", "max_batches", "add_bias", "memory")
+# Options that images alone take.
+_OF_IMAGES = ("batch", "image_size", "mean", "std")
 _TENSORS = frozenset({".npy", ".npz", ".pt"})
 # Pillow's names for images of so many channels.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -121,11 +124,8 @@ class ImageFiles:
 
 def _batches(source: str, options: CalibrationOptions, inputs: Any) -> Any:
     if is_named(source):
-        function = named_function(source, "--calibration")
-        try:
-            return function()
-        except (Exception, SystemExit) as error:  # of whatever type: it is the user's code that runs
-            raise InputsError(f"--calibration: {shown(source)} fails: {type(error).__name__}: {error}") from error
+        _check_of_images(options, "a function")
+        return _returned(source)
     folder = Path(source)
     if not folder.is_dir():
         raise ConfigError(f"--calibration: expected a folder, or module:function, found {quoted(source)}")
@@ -136,9 +136,59 @@ def _batches(source: str, options: CalibrationOptions, inputs: Any) -> Any:
             f"--calibration {shown(source)}: expected a folder of images ({', '.join(sorted(_IMAGES))}) or of tensors "
             f"({', '.join(sorted(_TENSORS))}), found {found}"
         )
+    if tensors:
+        _check_of_images(options, "a folder of tensors")
     batches = _image_files(images, options, inputs) if images else TensorFiles(tensors)
     next(iter(batches))  # what is wrong with all of them shows before any work
     return batches
+
+
+def _returned(source: str) -> Any:
+    """What the user's function returns."""
+    function = named_function(source, "--calibration")
+    with _failures_named(source):
+        batches = function()
+    if not isinstance(batches, Iterable) or isinstance(batches, Tensor | str | bytes | Mapping):
+        return batches  # which the library refuses, and says why
+    watched = _Watched(batches, source)
+    return iter(watched) if isinstance(batches, Iterator) else watched
+
+
+class _Watched:
+    """Batches of the user's, whose errors name where they are from.
+
+    Parameters
+    ----------
+    batches
+        The batches.
+    source
+        The function that returned them.
+    """
+
+    def __init__(self, batches: Iterable[Any], source: str) -> None:
+        self._batches, self._source = batches, source
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]  # a TypeError says that they have none
+
+    def __iter__(self) -> Iterator[Any]:
+        with _failures_named(self._source):
+            yield from self._batches
+
+
+@contextlib.contextmanager
+def _failures_named(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # of whatever type: it is the user's code that runs
+        raise InputsError(f"--calibration: {shown(source)} fails: {type(error).__name__}: {error}") from error
+
+
+def _check_of_images(options: CalibrationOptions, source: str) -> None:
+    """Check that no option of images is given where there are none."""
+    given = [name for name in given_in(options) if name in _OF_IMAGES]
+    if given:
+        raise ConfigError(f"--{given[0].replace('_', '-')} is of a folder of images, found {source}: leave it out")
 
 
 def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:

@@ -89,4 +89,17 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _weights_in(folder: Path) -> Path | None:
-    return next((folder / name for name in (WEIGHTS, WEIGHTS_SAFETENSORS) if (folder / name).is_file()), None)
+    """The weights beside an information file; None for none.
+
+    Raises
+    ------
+    ConfigError
+        There are two, and one cannot be of the same decomposition.
+    """
+    found = [folder / name for name in (WEIGHTS, WEIGHTS_SAFETENSORS) if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ConfigError(
+            f"--decomposed {shown(folder)}: expected one file of weights, found {WEIGHTS} and {WEIGHTS_SAFETENSORS}: "
+            "give --decomposed-weights"
+        )
+    return found[0] if found else None

@@ -60,22 +60,18 @@ def demo(output: OutputOptions, general: GeneralOptions) -> Result:
     from .decomposition_files import apply_and_save
     from .output_folder import (
         BENCHMARK,
+        DECOMPOSITION,
         INFO,
-        PLAN,
         REPORT,
-        RUN,
         SCORES,
         SEARCH,
-        SPECTRA,
         VALIDATION,
         WEIGHTS,
         required_output,
     )
-    from .run_record import save_run
 
     named = Path(output.output or _FOLDER)
-    files = [INFO, WEIGHTS, PLAN, SPECTRA, SEARCH, VALIDATION, BENCHMARK, SCORES, RUN, REPORT]
-    folder = required_output(OutputOptions(str(named), output.force), files)
+    folder = required_output(OutputOptions(str(named), output.force), DECOMPOSITION)
     train, _, images, labels = load_digits_tensors()
     original = load_pretrained()
 
@@ -99,16 +95,16 @@ def demo(output: OutputOptions, general: GeneralOptions) -> Result:
     )
     found = _searched(original, score, train[:_IMAGES], images[:1], general)
     _show(found.tables(), general)
-    net = apply_and_save(copy.deepcopy(original), found.plan, folder, WEIGHTS)
+    scores = ScoreReport("top-1 accuracy", "%", found.original.score, found.chosen.score, samples=len(images))
+    reports = {SEARCH: found, SCORES: scores}
+    net = apply_and_save(copy.deepcopy(original), found.plan, folder, WEIGHTS, reports=reports)
     _check_rebuilt(net, images, folder)
     _say(4, f"Files: a network rebuilt from {INFO} and {WEIGHTS} gives the same outputs, bit for bit.", general)
     _say(5, f"This machine: both networks run in turn, {_TIMED} images at a time.", general)
     checked = validate(original, net, images[:_TIMED])
     timed = benchmark(original, net, images[:_TIMED])
-    scores = ScoreReport("top-1 accuracy", "%", found.original.score, found.chosen.score, samples=len(images))
-    for name, report in ((SEARCH, found), (VALIDATION, checked), (BENCHMARK, timed), (SCORES, scores)):
-        report.save(folder / name)
-    save_run(folder)
+    checked.save(folder / VALIDATION)
+    timed.save(folder / BENCHMARK)
     save_report(folder / REPORT, load_reports(folder))
     content = {
         "format": "amct_pytorch.demo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ReportAccessError
 from .options import DecomposedOptions, ExportOptions, GeneralOptions, InputOptions, ModelOptions, OutputOptions
 from .result import Result
 
@@ -19,12 +19,13 @@ def export(
 
     Exit code 1 where onnxruntime computes something else, or a tool of Ascend's fails.
     """
+    from .._storage.file_sets import set_aside
     from ..ascend import AscendReport, export_ascend
     from ..export import ExportReport, export_onnx
     from .decomposed_model import decomposed_of
     from .inputs import required_inputs
     from .model_source import built
-    from .output_folder import ASCEND, EXPORT, ONNX, required_output
+    from .output_folder import ASCEND, EXPORT, ONNX, check_decomposition_of, required_output
     from .run_record import save_run
     from .settings import numbers_of, sizes_of
 
@@ -33,33 +34,36 @@ def export(
     if not exported.ascend and (exported.original or exported.precision is not None):
         raise ConfigError("--original and --precision are of the folder for Ascend: give --ascend too")
     folder = required_output(output, [EXPORT, ASCEND if exported.ascend else ONNX])
+    check_decomposition_of(folder, decomposed.decomposed)
     batches = numbers_of(exported.dynamic_batch, "--dynamic-batch")
     sizes = sizes_of(exported.dynamic_image_size, "--dynamic-image-size")
     example_inputs = required_inputs(inputs.input)
     original = built(model)
     other, _ = decomposed_of(original, decomposed)
     report: AscendReport | ExportReport
-    if exported.ascend:
-        report = export_ascend(
-            other,
-            example_inputs,
-            folder / ASCEND,
-            soc_versions=exported.ascend,
-            original=original if exported.original else None,
-            precision=exported.precision or "fp16",
-            dynamic_batch=batches,
-            dynamic_image_size=sizes,
-            replace=output.force,
-        )
-    else:
-        report = export_onnx(
-            other,
-            example_inputs,
-            folder / ONNX,
-            dynamic_batch=batches or False,
-            dynamic_image_size=sizes or False,
-            opset=exported.opset,
-        )
+    # An earlier report must not lie beside a new file, nor be lost where none is written.
+    with set_aside(folder, [EXPORT], ReportAccessError):
+        if exported.ascend:
+            report = export_ascend(
+                other,
+                example_inputs,
+                folder / ASCEND,
+                soc_versions=exported.ascend,
+                original=original if exported.original else None,
+                precision=exported.precision or "fp16",
+                dynamic_batch=batches,
+                dynamic_image_size=sizes,
+                replace=output.force,
+            )
+        else:
+            report = export_onnx(
+                other,
+                example_inputs,
+                folder / ONNX,
+                dynamic_batch=batches or False,
+                dynamic_image_size=sizes or False,
+                opset=exported.opset,
+            )
     report.save(folder / EXPORT)
     save_run(folder, first=False)
     return Result(report.tables(), report.content(), ok=report.ok)

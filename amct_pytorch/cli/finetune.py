@@ -97,13 +97,13 @@ def finetune(
     from .decomposed_model import decomposed_of
     from .model_source import built
     from .named_function import named_function
-    from .output_folder import INFO, RUN, SCORES, WEIGHTS, required_output
+    from .output_folder import DECOMPOSITION, required_output
     from .progress import progress_bar
     from .scores import evaluate_of
 
     _check(training)
-    files = [CHECKPOINT, CURVES, _PICTURE, INFO, WEIGHTS, SCORES, RUN]
-    folder = required_output(output, files, unfinished=[CHECKPOINT, CURVES])
+    unfinished = {CHECKPOINT, CURVES, _PICTURE}
+    folder = required_output(output, {*DECOMPOSITION, *unfinished}, unfinished=unfinished)
     backend = get_backend(device.backend)
     loss = None if training.loss == _NO_LOSS else named_function(training.loss, "--loss")
     evaluate = evaluate_of(score.eval)
@@ -199,9 +199,9 @@ def _result(
     from .._finetune.run import CHECKPOINT
     from .._report.scores import ScoreReport
     from .._report.table import Table
-    from .._run.interrupts import interrupts_deferred
     from .._storage.atomic import write_file
     from ..errors import InfoFileAccessError, MissingExtra
+    from .decomposition_files import new_decomposition
     from .output_folder import INFO, SCORES, WEIGHTS
     from .run_record import save_run
     from .weights_file import save_weights
@@ -215,11 +215,12 @@ def _result(
     if evaluate is not None:
         name = getattr(evaluate, "__name__", "score")
         scores = ScoreReport(name, "", rows[0]["original"], rows[0]["score"], rows[-1]["score"])
-        scores.save(folder / SCORES)
-    with interrupts_deferred():
-        write_file(folder / INFO, (folder / CHECKPOINT / INFO).read_bytes(), InfoFileAccessError)
-        save_weights(net, folder / WEIGHTS)
-        save_run(folder, device.backend, device.index)
+    with new_decomposition(folder) as draft:
+        write_file(draft / INFO, (folder / CHECKPOINT / INFO).read_bytes(), InfoFileAccessError)
+        save_weights(net, draft / WEIGHTS)
+        if scores is not None:
+            scores.save(draft / SCORES)
+        save_run(draft, device.backend, device.index)
     notes.append(f"Structure and weights: {folder / INFO} and {WEIGHTS}.")
     content = {
         "format": "amct_pytorch.finetune",

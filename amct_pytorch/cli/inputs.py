@@ -136,9 +136,19 @@ def _random(shape: re.Match[str], generator: torch.Generator) -> Tensor:
     dtype = torch.float32 if shape["dtype"] is None else dtype_of(shape["dtype"], f"--input {shape[0]}")
     if not all(sizes):
         raise InputsError(f"--input {shape[0]}: expected sizes from 1 on")
-    if dtype.is_floating_point:
-        return torch.randn(sizes, generator=generator).to(dtype)
-    return torch.randint(0, int(shape["below"] or 2), sizes, generator=generator).to(dtype)
+    below = shape["below"]
+    if below is not None and (dtype.is_floating_point or int(below) < 1):
+        raise InputsError(f"--input {shape[0]}: expected a type of whole numbers, such as int64, and a bound from 1 on")
+    try:
+        if dtype.is_floating_point:
+            values = torch.randn(sizes, generator=generator).to(dtype)
+        else:
+            values = torch.randint(0, int(below or 2), sizes, generator=generator).to(dtype)
+        is_finite(values)  # which torch cannot say of types that it only stores
+    except (RuntimeError, TypeError, OverflowError) as error:  # too large for the memory, or for torch
+        reason = shown(str(error).splitlines()[0])
+        raise InputsError(f"--input {shape[0]}: cannot be made: {reason}: give other sizes or a file") from error
+    return values
 
 
 def _arrays(path: Path) -> Any:

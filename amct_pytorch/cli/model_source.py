@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,13 @@ def built(options: ModelOptions) -> nn.Module:
     """
     model = _made(options) if is_named(options.model) else _unpickled(options)
     if not isinstance(model, nn.Module):
+        found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(
-            f"{shown(options.model)}: expected a torch.nn.Module, found {type(model).__name__}: name a function that "
-            "returns the model"
+            f"{shown(options.model)}: expected a torch.nn.Module, found {found}: name a function that returns the model"
         )
+    if options.weights is None and (options.weights_key is not None or not options.strict):
+        given = "--no-strict" if options.weights_key is None else "--weights-key"
+        raise ConfigError(f"{given} is of a file of weights: give --weights too")
     if options.weights is not None:
         load_weights(model, options.weights, key=options.weights_key, strict=options.strict)
     return model.eval()
@@ -45,11 +50,35 @@ def built(options: ModelOptions) -> nn.Module:
 
 def _made(options: ModelOptions) -> Any:
     factory = named_function(options.model, "MODEL")
+    if isinstance(factory, nn.Module):
+        raise ConfigError(
+            f"MODEL: expected a function that makes the model, found {shown(options.model)}, which is a model: name a "
+            "function that returns it"
+        )
     keywords = _keywords(options.factory_args)
     try:
+        _check_arguments(factory, keywords)
         return factory(**keywords)
     except (Exception, SystemExit) as error:  # of whatever type: it is the user's code that runs
         raise ModelError(f"{shown(options.model)} fails: {type(error).__name__}: {error}") from error
+
+
+def _check_arguments(factory: Callable[..., object], keywords: Mapping[str, object]) -> None:
+    """Check that a function takes these keywords, and needs no others.
+
+    Raises
+    ------
+    TypeError
+        It does not.
+    """
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # as of some that are written in C
+        return
+    try:
+        signature.bind(**keywords)
+    except TypeError as error:
+        raise TypeError(f"{error}: it takes {signature}: give --factory-args") from None
 
 
 def _keywords(text: str | None) -> dict[str, Any]:

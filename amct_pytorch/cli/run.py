@@ -41,9 +41,8 @@ def run(
     from .decomposition_files import apply_and_save, weights_name
     from .inputs import inputs_of
     from .model_source import built
-    from .output_folder import INFO, PLAN, RUN, SCORES, SPECTRA, required_output
+    from .output_folder import DECOMPOSITION, SCORES, required_output
     from .planning import planned, summary
-    from .run_record import save_run
     from .scores import evaluate_of, score_of, scores_of
     from .settings import given_in
 
@@ -52,7 +51,7 @@ def run(
         if given:
             raise ConfigError(f"--plan: the plan says how to decompose: leave out --{given[0].replace('_', '-')}")
     name = weights_name(weights)
-    folder = required_output(output, [INFO, name, PLAN, SPECTRA, SCORES, RUN])
+    folder = required_output(output, DECOMPOSITION)
     evaluate = evaluate_of(score.eval)
     example_inputs = inputs_of(inputs.input)
     made = None if saved.plan is None else load_plan(saved.plan)
@@ -60,12 +59,11 @@ def run(
     before = None if evaluate is None else score_of(original, evaluate, "the original")
     if made is None:
         made = planned(original, example_inputs, method, rank, budget, timing, refresh, calibration, general)
-    decomposed = apply_and_save(original, made, folder, name)
+    decomposed = apply_and_save(original, made, folder, name, backend=timing.backend, index=timing.index)
     scores = None
     if evaluate is not None and before is not None:
         scores = scores_of(evaluate, before, score_of(decomposed, evaluate, "the decomposed model"))
         scores.save(folder / SCORES)
-    save_run(folder, timing.backend, timing.index)
     return Result(
         [*made.tables(), *(scores.tables() if scores else [])],
         {

@@ -34,27 +34,14 @@ def search(
     from .inputs import inputs_of, required_inputs
     from .model_source import built
     from .named_function import named_function
-    from .output_folder import (
-        INFO,
-        JOURNAL,
-        PLAN,
-        RUN,
-        SCORES,
-        SEARCH,
-        SPECTRA,
-        UNFINISHED_SEARCH,
-        checked_output,
-        cleared,
-    )
+    from .output_folder import DECOMPOSITION, JOURNAL, SCORES, SEARCH, UNFINISHED_SEARCH, checked_output, cleared
     from .planning import rank_multiple_for
     from .progress import progress_bar
-    from .run_record import save_run
     from .scores import scores_of
     from .settings import config_of, timing_of
 
     name = weights_name(weights)
-    files = [INFO, name, PLAN, SPECTRA, SEARCH, JOURNAL, SCORES, RUN]
-    folder = checked_output(output, files, unfinished=UNFINISHED_SEARCH)
+    folder = checked_output(output, {*DECOMPOSITION, JOURNAL}, unfinished=UNFINISHED_SEARCH)
     evaluate = named_function(search.eval, "--eval")
     example_inputs = (inputs_of if search.minimise == "parameters" else required_inputs)(inputs.input)
     original = built(model)
@@ -84,8 +71,7 @@ def search(
             **how,
         )
     if folder is not None:
-        apply_and_save(original, found.plan, folder, name)
-        found.save(folder / SEARCH)
-        scores_of(evaluate, found.original.score, found.chosen.score).save(folder / SCORES)
-        save_run(folder, timing.backend, timing.index)
+        scores = scores_of(evaluate, found.original.score, found.chosen.score)
+        reports = {SEARCH: found, SCORES: scores}
+        apply_and_save(original, found.plan, folder, name, reports=reports, backend=timing.backend, index=timing.index)
     return Result(found.tables(), found.content())

@@ -13,6 +13,8 @@ from ..tensor_decompose.ranks.policies import RankPolicy
 from .options import BudgetOptions, MethodOptions, RankOptions, RefreshOptions, TimingOptions
 
 _POLICIES: dict[str, type[EnergyRank] | type[RatioRank]] = {"energy": EnergyRank, "ratio": RatioRank}
+# What a rule for a layer may say.
+_KEYS = ("method", "rule", "rank", "rank_multiple", "require_gain")
 _FLAGS = {"true": True, "false": False}
 
 
@@ -30,6 +32,9 @@ def budget_of(share: BudgetOptions, timing: TimingOptions, refresh: RefreshOptio
         They do not go together, or a value is wrong.
     """
     given = {name: getattr(share, name) for name in given_in(share)}
+    if len(given) > 1:
+        found = ", ".join(f"--{name} {value:g}" for name, value in given.items())
+        raise ConfigError(f"expected one of --macs, --parameters, --latency and --damage, found {found}")
     how = {**timing_of(timing), **dict.fromkeys(given_in(refresh), True)}
     if not given and not how:
         return None
@@ -175,7 +180,8 @@ def rank_of(text: str, option: str) -> RankPolicy:
             return _POLICIES[kind](float(value))
         ranks = tuple(map(int, text.split("x")))
     except ConfigError as error:
-        raise ConfigError(f"{option}: {error}") from error
+        # Without the name of the class, which nobody has written.
+        raise ConfigError(f"{option}: {str(error).partition(': ')[2]}") from error
     except ValueError as error:
         raise ConfigError(
             f"{option}: expected evbmf, energy:0.95, ratio:0.25, a rank such as 64, or 64x32, found {quoted(text)}"
@@ -212,7 +218,12 @@ def _rule(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--layers: expected NAME=keep or NAME=KEY:VALUE,…, found {quoted(text)}")
     if rule == "keep":
         return name, False
-    return name, {key: _setting(key, value, text) for key, value in _pairs(rule, text)}
+    pairs = _pairs(rule, text)
+    for key, _ in pairs:
+        if key not in _KEYS:
+            known = ", ".join(_KEYS).replace("_", "-")
+            raise ConfigError(f"--layers {text}: expected some of {known}, found {quoted(key)}")
+    return name, {key: _setting(key, value, text) for key, value in pairs}
 
 
 def _pairs(rule: str, text: str) -> list[tuple[str, str]]:

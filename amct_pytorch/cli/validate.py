@@ -22,12 +22,13 @@ def validate(
     from .decomposed_model import decomposed_of
     from .inputs import required_inputs
     from .model_source import built
-    from .output_folder import VALIDATION, checked_output
+    from .output_folder import VALIDATION, check_decomposition_of, checked_output
     from .progress import progress_bar
     from .run_record import save_run
     from .settings import dtypes_of
 
     folder = checked_output(output, [VALIDATION])
+    check_decomposition_of(folder, decomposed.decomposed)
     dtypes = dtypes_of(device.dtypes)
     example_inputs = required_inputs(inputs.input)
     original = built(model)

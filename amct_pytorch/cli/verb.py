@@ -10,11 +10,12 @@ import typer
 
 from .exit_codes import ExitCode
 from .groups import flattened
+from .option_names import options_of
 from .options import GeneralOptions
 from .printing import print_result
 from .result import Result
 from .session import session
-from .streams import reader_may_leave
+from .streams import output_may_fail
 
 
 def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
@@ -33,9 +34,9 @@ def add_verb(app: typer.Typer, verb: Callable[..., Result], panel: str) -> None:
 
     @functools.wraps(verb)
     def run(general: GeneralOptions, **groups: Any) -> None:
-        with session(general):
-            result = verb(general=general, **groups)
-        with reader_may_leave():
+        with output_may_fail():
+            with session(general, options_of(verb)):
+                result = verb(general=general, **groups)
             print_result(result, general)
         if not result.ok:
             raise typer.Exit(ExitCode.FAILED)

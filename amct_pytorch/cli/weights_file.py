@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._storage.atomic import new_file
 from .._storage.paths import file_to_write
-from .._storage.weights import SAFETENSORS
+from .._storage.weights import SAFETENSORS, save_content
 from ..errors import CheckpointAccessError, CheckpointError, MissingExtra, quoted, shown
 
 _NAMED = 10  # names that a message lists; the others it counts
@@ -85,15 +85,25 @@ def save_weights(model: nn.Module, path: Path) -> None:
     place = file_to_write(path, "path", CheckpointAccessError)
     with new_file(place, CheckpointAccessError) as draft:
         if path.suffix == SAFETENSORS:
-            _safetensors().save_model(model, str(draft))
+            _save_safetensors(model, draft)
         else:
-            with draft.open("wb") as file:  # given a path, torch would write its name into the file
-                torch.save({name: value.detach().cpu() for name, value in model.state_dict().items()}, file)
+            save_content(model.state_dict(), draft, "the state dict")
+
+
+def _save_safetensors(model: nn.Module, path: Path) -> None:
+    safetensors = _safetensors()
+    from safetensors import SafetensorError
+
+    try:
+        safetensors.save_model(model, str(path))
+    except SafetensorError as error:  # where the disk is full
+        raise OSError(str(error)) from error
 
 
 def _content_of(path: Path) -> Any:
     if not path.is_file():
-        raise CheckpointAccessError(f"{shown(path)}: there is no such file of weights")
+        found = "a folder" if path.is_dir() else "none"
+        raise CheckpointAccessError(f"{shown(path)}: expected a file of weights, found {found}")
     try:
         if path.suffix == SAFETENSORS:
             return _safetensors().load_file(path)

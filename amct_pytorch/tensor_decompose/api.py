@@ -204,8 +204,8 @@ def _check_settings(config: object, budget: object, calibration: object, example
         raise ConfigError(f"budget: {budget} needs example_inputs, on which the model is timed")
     if config is not None and config.gives_ranks:
         raise ConfigError(
-            f"budget: {budget} chooses the ranks of all layers: leave out rank in the config and its rules; to keep "
-            "a layer, give it the rule False"
+            f"budget: {budget} chooses the ranks of all layers: leave out rank=… and rules with a rank; to keep a "
+            "layer, give layers={name: False}"
         )
 
 

@@ -169,7 +169,7 @@ def _default_forward(model: nn.Module, batch: Any) -> object:
         return call_with(model, batch)
     raise TypeError(
         f"a batch must be a tensor, a tuple or list, or a mapping, found {type(batch).__name__}: "
-        "give Calibration(…, forward=function of (model, batch))"
+        "give such batches; in Python, Calibration(…, forward=…) takes others"
     )
 
 

@@ -22,8 +22,8 @@ def score_range(original: float) -> float:
     """
     if not 0 <= original <= 100:
         raise ConfigError(
-            "samples: expected evaluate to return the share of the samples that are right, from 0 to 1 or in percent, "
-            f"found {quoted(original)}: leave samples out for other scores"
+            "samples: expected evaluate=… to return the share of the samples that are right, from 0 to 1, or in "
+            f"percent, found {quoted(original)}: leave samples=… out for other scores"
         )
     return 1.0 if original <= 1 else 100.0
 

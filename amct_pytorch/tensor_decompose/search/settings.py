@@ -44,8 +44,8 @@ def check_plans(config: object, calibration: object) -> None:
         raise ConfigTypeError(f"config must be a DecompositionConfig, found {quoted(config)}")
     if config is not None and config.gives_ranks:
         raise ConfigError(
-            "config: the search chooses the ranks of all layers: leave out rank in the config and its rules; to keep a "
-            "layer, give it the rule False"
+            "config: the search chooses the ranks of all layers: leave out rank=… and rules with a rank; to keep a "
+            "layer, give layers={name: False}"
         )
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ConfigTypeError(
