@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..._run.arguments import check_choice, check_flag, check_whole
 from ...errors import ConfigError, ConfigTypeError, quoted
@@ -102,8 +103,9 @@ class Calibration:
             )
         if isinstance(self.batches, str | bytes | Mapping) or not isinstance(self.batches, Iterable):
             # A DataLoader is an Iterable; one whose __getitem__ alone makes it iterable is not worth a rule.
+            remedy = ": give DataLoader(dataset, batch_size=32)" if isinstance(self.batches, Dataset) else ""
             raise ConfigTypeError(
-                f"Calibration: batches must be an iterable of inputs, found {type(self.batches).__name__}"
+                f"Calibration: batches must be an iterable of inputs, found {type(self.batches).__name__}{remedy}"
             )
         if self.forward is not None and not callable(self.forward):
             raise ConfigTypeError(
