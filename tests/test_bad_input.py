@@ -20,6 +20,7 @@ import amct_pytorch.errors as errors
 from amct_pytorch.benchmark import benchmark
 from amct_pytorch.errors import AmctError, AmctWarning, ConfigError, InputsError, ModelError
 from amct_pytorch.tensor_decompose import (
+    Budget,
     DecompositionConfig,
     EnergyRank,
     EvbmfRank,
@@ -233,6 +234,11 @@ def test_inputs_without_a_sample_compare_nothing_and_are_refused(
     decomposed, _ = auto_decomposition(copy.deepcopy(original))
     with pytest.raises(InputsError, match=r"the inputs \(\(0, 64, 8, 8\) .*\) hold no sample: give at least one"):
         compare(original, decomposed, inputs)
+
+
+def test_a_latency_is_not_budgeted_on_inputs_without_a_sample() -> None:
+    with pytest.raises(InputsError, match=r"the inputs \(\(0, 64, 8, 8\) .*\) hold no sample: give at least one"):
+        plan_decomposition(nn.Sequential(conv()), budget=Budget(latency=0.5), example_inputs=torch.zeros(0, 64, 8, 8))
 
 
 class Chosen:
