@@ -66,6 +66,8 @@ class Calibration:
         to the model's device. For ``"reconstruct"`` and ``"refine"`` it must give the same batches each time it
         is iterated: the random generators are in the same state at the beginning of each pass, so a DataLoader
         that shuffles does.
+        An input that is the same as an earlier one does not count again in the fit, and a warning says so, except
+        with ``forward``, which may make another of it each time.
     forward
         Called as ``forward(model, batch)`` where that does not fit; returns the outputs to compare.
     max_batches
