@@ -16,7 +16,7 @@ from ._measure.kernel_profile import profiled
 from ._measure.kernel_summary import KernelProfile, KernelSummary
 from ._measure.pairing import pairs_of
 from ._run.arguments import is_whole, setting_error
-from ._run.inputs import batch_size_of, checked_inputs
+from ._run.inputs import batch_size_of, check_samples, checked_inputs
 from ._run.interrupts import left_whole
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes
@@ -95,7 +95,7 @@ def benchmark(
     ModelError, LayerError
         The two are not a model and its decomposed form.
     InputsError
-        A model fails on the inputs.
+        The inputs hold no sample, or a model fails on them.
     DeviceError
         A model cannot be copied, moved or compiled, the device runs out of memory even at one sample, or its profiler
         fails.
@@ -115,6 +115,7 @@ def benchmark(
     types = checked_dtypes(dtypes, original, info)
     inputs = checked_inputs(inputs, "inputs")
     sizes = _checked_batch_sizes(batch_sizes, inputs)
+    check_samples(inputs)
     runs: list[BenchmarkRun] = []
     fallbacks: dict[str, None] = {}
     with reporting(progress, "benchmark") as report, untouched_generators([device]), torch.no_grad():

@@ -70,7 +70,7 @@ def export_onnx(
     ModelError
         The model is not a `torch.nn.Module`, was made by torch.jit, or has uninitialised parameters.
     InputsError
-        The inputs contain NaN or infinity, or the model fails on them.
+        The inputs hold no sample, or NaN or infinity, or the model fails on them.
     DeviceError
         The model cannot be copied to the host.
     ExportError

@@ -11,7 +11,7 @@ from torch import nn
 from ._measure.pairing import check_weights, pairs_of
 from ._measure.validation_report import DtypeValidation, LayerValidation, ValidationReport
 from ._measure.validation_run import validation_run
-from ._run.inputs import check_finite, checked_inputs
+from ._run.inputs import check_finite, check_samples, checked_inputs
 from ._run.interrupts import left_whole
 from ._run.isolation import untouched_generators
 from ._run.placement import backend_of, checked_dtypes, memory_errors_named, released
@@ -69,7 +69,7 @@ def validate(
     ModelError, LayerError
         The two are not a model and its decomposed form.
     InputsError
-        The inputs contain NaN or infinity, or a model fails on them.
+        The inputs hold no sample, or NaN or infinity, or a model fails on them.
     DeviceError
         A model cannot be copied or moved, or the device runs out of memory.
     MissingExtra
@@ -81,7 +81,8 @@ def validate(
     pairs = pairs_of(original, decomposed)
     check_weights(pairs)
     types = checked_dtypes(dtypes, original, info)
-    check_finite(inputs := checked_inputs(inputs, "inputs"))
+    check_samples(inputs := checked_inputs(inputs, "inputs"))
+    check_finite(inputs)
     runs = []
     fallbacks: dict[str, None] = {}
     with contextlib.ExitStack() as stack:

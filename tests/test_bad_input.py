@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import amct_pytorch.errors as errors
-from amct_pytorch.errors import AmctError, AmctWarning, ConfigError, ModelError
+from amct_pytorch.benchmark import benchmark
+from amct_pytorch.errors import AmctError, AmctWarning, ConfigError, InputsError, ModelError
 from amct_pytorch.tensor_decompose import (
+    Budget,
     DecompositionConfig,
     EnergyRank,
     EvbmfRank,
@@ -24,6 +30,7 @@ from amct_pytorch.tensor_decompose import (
     decompose_network,
     plan_decomposition,
 )
+from amct_pytorch.validate import validate
 
 from .models import TwoConvs, conv, image, snapshot
 
@@ -216,3 +223,58 @@ def test_weights_as_large_as_the_type_has_them_are_split_without_a_warning(size:
     first, last = (stage.weight.detach().double() for stage in model[0])
     composed = torch.einsum("orb,ria->oiab", last[:, :, 0], first[..., 0])
     torch.testing.assert_close(composed, torch.full_like(composed, size))
+
+
+@pytest.mark.parametrize("compare", [validate, benchmark])
+@pytest.mark.parametrize("inputs", [torch.zeros(0, 64, 8, 8), (torch.zeros(0, 64, 8, 8), torch.zeros(0))])
+def test_inputs_without_a_sample_compare_nothing_and_are_refused(
+    compare: Callable[..., object], inputs: object
+) -> None:
+    original = nn.Sequential(conv())
+    decomposed, _ = auto_decomposition(copy.deepcopy(original))
+    with pytest.raises(InputsError, match=r"the inputs \(\(0, 64, 8, 8\) .*\) hold no sample: give at least one"):
+        compare(original, decomposed, inputs)
+
+
+def test_a_latency_is_not_budgeted_on_inputs_without_a_sample() -> None:
+    with pytest.raises(InputsError, match=r"the inputs \(\(0, 64, 8, 8\) .*\) hold no sample: give at least one"):
+        plan_decomposition(nn.Sequential(conv()), budget=Budget(latency=0.5), example_inputs=torch.zeros(0, 64, 8, 8))
+
+
+class Chosen:
+    """A rank policy of a user's, that chooses what it is told, or fails."""
+
+    def __init__(self, choice: object) -> None:
+        self.choice = choice
+
+    def for_layer(self, names: tuple[str, ...]) -> Chosen:
+        return self
+
+    def choose(self, kernel: object, singulars: object) -> Any:
+        if isinstance(self.choice, Exception):
+            raise self.choice
+        return self.choice
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (8, "must return a rank from 1 to 192 and where it comes from, in words, found 8"),
+        (None, "found None"),
+        ((8.5, "half"), r"found \(8.5, 'half'\)"),
+        (("8", "text"), r"found \('8', 'text'\)"),
+        ((True, "flag"), "must choose a rank from 1 to 192, found True"),
+        ((193, "too high"), "must choose a rank from 1 to 192, found 193"),
+        (ZeroDivisionError("division by zero"), "fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_rank_policy_of_a_users_returns_is_checked(choice: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"layer '0': .*{message}.* \\(separable\\)"):
+        plan_decomposition(nn.Sequential(conv()), DecompositionConfig(rank=Chosen(choice)))
+
+
+def test_a_rank_policy_may_choose_by_numpy(tmp_path: Path) -> None:
+    policy = Chosen((np.int64(8), "of an array"))
+    auto_decomposition(nn.Sequential(conv()), tmp_path / "info.json", config=DecompositionConfig(rank=policy))
+    model, _ = decompose_network(nn.Sequential(conv()), tmp_path / "info.json")
+    assert len(model[0][0].weight) == 8

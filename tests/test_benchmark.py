@@ -368,6 +368,16 @@ def test_a_layer_gets_inputs_of_the_shape_type_and_memory_format_that_reach_it()
     assert kinds == {((2, 64, 8, 8), torch.bfloat16, True)}
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_layer_whose_inputs_a_hook_changes_is_timed_on_what_reaches_it(compiled: bool) -> None:
+    original = nn.Sequential(conv(128, 64)).eval()
+    original[0].register_forward_pre_hook(lambda _, args: nn.functional.pad(args[0].repeat(1, 2, 1, 1), (1, 1, 1, 1)))
+    decomposed, _ = auto_decomposition(copy.deepcopy(original))
+    run = benchmark(original, decomposed, torch.randn(1, 64, 8, 8), Instant(), compiled=compiled).runs[-1]
+    assert run.layers[0].macs == 64 * 128 * 9 * 10 * 10
+    assert run.layers[0].comparison is not None
+
+
 def test_peak_memory_counts_weights_and_responses() -> None:
     original = nn.Sequential(conv(bias=False), conv(bias=False)).eval()
     decomposed, _ = auto_decomposition(copy.deepcopy(original))

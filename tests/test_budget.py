@@ -434,3 +434,21 @@ def test_several_processes_choose_alike(mode: str | None) -> None:
 def test_a_layer_too_narrow_for_the_multiple_says_so() -> None:
     plan = plan_decomposition(Shared(), budget=Budget(macs=1.0), example_inputs=INPUT)
     assert plan.layers[0].reason == "no split at multiples of 16 has fewer parameters and MACs"
+
+
+class ReadsWeights(nn.Module):
+    """Convolves by functions, so that its layer never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(16, 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.layer.weight)
+
+
+@pytest.mark.parametrize(("model", "items"), [(ReadsWeights(), 1), (nn.Conv2d(16, 16, 3), 0)])
+def test_a_budget_of_macs_where_there_are_none_is_not_met_in_silence(model: nn.Module, items: int) -> None:
+    inputs = torch.zeros(items, 16, 8, 8)
+    with pytest.raises(ConfigError, match=r"budget: macs=0.5 cannot be met: on the example inputs no layer computes"):
+        plan_decomposition(model, budget=Budget(macs=0.5), example_inputs=inputs)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from amct_pytorch.demo import accuracy, load_digits_tensors, load_pretrained
-from amct_pytorch.errors import AmctWarning, ConfigError, InfoFileError, InputsError, LayerError
+from amct_pytorch.errors import AmctWarning, ConfigError, ConfigTypeError, InfoFileError, InputsError, LayerError
 from amct_pytorch.tensor_decompose import (
     Calibration,
     DecompositionConfig,
@@ -41,6 +41,9 @@ from amct_pytorch.tensor_decompose.model.layers import survey
 from amct_pytorch.tensor_decompose.model.spec import spec_of
 
 from .models import TwoConvs, conv, image, snapshot
+
+# Constant images, and others that are no more than that, are among the inputs tried.
+pytestmark = pytest.mark.filterwarnings("ignore:.* calibration inputs are the same as others before them")
 
 MODES = ["whiten", "refit", "reconstruct"]
 # Refit has its moments in common with whiten, and its least squares with reconstruct.
@@ -1021,7 +1024,9 @@ def test_reconstruct_counts_on_more_noise_the_fewer_samples_there_are(side: int)
     model = nn.Sequential(conv(64), nn.ReLU(), conv(64), nn.ReLU()).eval()
     config = DecompositionConfig(rank=RatioRank(0.7), require_gain=False)
     inputs = data(0, "noise", 1, side)[:, :64].expand(2, -1, -1, -1)  # the halves agree in all
-    plan = plan_decomposition(model, config, calibration=Calibration([inputs, inputs], mode="reconstruct"))
+    # By a function, which might make other inputs of it each time, so that what repeats counts.
+    calibration = Calibration([inputs, inputs], forward=lambda net, batch: net(batch), mode="reconstruct")
+    plan = plan_decomposition(model, config, calibration=calibration)
     layer, plain = plan.layers[1], plan_decomposition(model, config).layers[1]
     values_by_samples = 576 / (2 * side * 7)  # of the batch that is not held out
     assert 0.95 > layer.fit.shrinkage >= values_by_samples * plain.error**2 > plain.error**2
@@ -1043,3 +1048,125 @@ def test_with_few_inputs_reconstruct_still_loses_no_more_than_refit() -> None:
             with torch.no_grad():
                 errors.append(float((net(images) - expected).norm() / expected.norm()))
         assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.filterwarnings("ignore:too few calibration data")
+@pytest.mark.parametrize("mode", ["whiten", "reconstruct"])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_inputs_that_repeat_are_no_evidence_of_their_own_and_are_reported(mode: Any, value: float) -> None:
+    # The same item in both halves of the data would let each half confirm what the other fits: errors on images grew a
+    # hundredfold, while those of the plan were below a thousandth.
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(16, 16), nn.ReLU(), conv(16, 16)).eval()
+    config = DecompositionConfig(rule="any", rank=FixedRank(8), rank_multiple=1)
+    images = image(4, 16, 12, 12)
+    expected = model(images).detach()
+    plain, _ = auto_decomposition(copy.deepcopy(model), config=config)
+    same = [torch.full((8, 16, 24, 24), value)] * 4
+    with pytest.warns(AmctWarning, match="31 of 32 calibration inputs are the same as others before them"):
+        auto_decomposition(model, config=config, calibration=Calibration(same, mode=mode))
+    errors = [float((net(images).detach() - expected).norm() / expected.norm()) for net in (model, plain)]
+    assert errors[0] < 2 * errors[1]
+
+
+def test_a_fit_to_inputs_some_of_which_repeat_is_that_without_the_repeats() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(16, 16))
+    first, second, third = (image(4, 16, 10, 10) * factor for factor in (1.0, 2.0, 3.0))
+    config = DecompositionConfig(rule="any", rank=FixedRank(8), rank_multiple=1)
+    plans = []
+    for data in ([first, second, third], [first, second, third, first, third]):
+        with warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            plans.append(plan_decomposition(model, config, calibration=Calibration(data, mode="reconstruct")))
+    one, other = (plan.layers[0] for plan in plans)
+    assert one.fit is not None
+    assert other.fit is not None
+    assert one.fit.samples == other.fit.samples
+    assert one.fit.ridge == other.fit.ridge
+
+
+@pytest.mark.parametrize("mode", ["refit", "reconstruct"])
+def test_what_the_users_function_makes_of_one_batch_is_no_repeat(mode: Any) -> None:
+    model = nn.Sequential(conv(16, 16))
+    noise = iter(image(64, 4, 16, 10, 10))
+    seen: list[Tensor] = []
+
+    def forward(net: nn.Module, batch: Tensor) -> object:
+        seen.append(batch + next(noise))
+        return net(seen[-1])
+
+    config = DecompositionConfig(rule="any", rank=FixedRank(8), rank_multiple=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* calibration inputs are the same")
+        same = [torch.zeros(4, 16, 10, 10)] * 6
+        plan_decomposition(model, config, calibration=Calibration(same, mode=mode, forward=forward))
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+@pytest.mark.parametrize("mode", ["whiten", "reconstruct"])
+def test_a_batch_with_nan_is_named_held_out_or_not(bad: int, mode: Any) -> None:
+    data = [image(2, 64, 8, 8) * factor for factor in (1.0, 2.0, 3.0)]
+    data[bad] = data[bad] * math.nan
+    with pytest.raises(InputsError, match=f"layer '0': its input on calibration batch {bad} holds NaN or infinity"):
+        plan_decomposition(nn.Sequential(conv()), LOW, calibration=Calibration(data, mode=mode))
+
+
+class Inference(nn.Module):
+    """Runs itself in inference mode, as predictors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = conv(16, 16), conv(16, 16)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x).relu())
+
+
+@pytest.mark.parametrize("mode", ["whiten", "refit", "reconstruct", "refine"])
+def test_a_model_that_runs_itself_in_inference_mode_is_calibrated(mode: Any) -> None:
+    torch.manual_seed(0)
+    data = list(image(4, 4, 16, 12, 12))
+    config = DecompositionConfig(rule="any", rank=FixedRank(16), rank_multiple=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plan = plan_decomposition(Inference(), config, calibration=Calibration(data, mode=mode))
+    assert plan.outcome is not None
+    assert plan.outcome.output_error is not None
+    assert plan.outcome.plain_output_error is not None
+    assert plan.outcome.output_error < plan.outcome.plain_output_error
+
+
+class FailsLater:
+    """Batches of which the second cannot be read; it cannot say its length either."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield image(2, 64, 8, 8)
+        raise OSError("the disk is gone")
+
+    def __len__(self) -> int:
+        raise RuntimeError("unknown")
+
+
+@pytest.mark.parametrize("mode", ["whiten", "reconstruct"])
+def test_batches_that_cannot_be_read_are_an_error_that_says_which(mode: Any) -> None:
+    model = nn.Sequential(conv())
+    unchanged = snapshot(model)
+    with pytest.raises(InputsError, match="Calibration: batches fail at batch 1: OSError: the disk is gone") as caught:
+        auto_decomposition(model, config=LOW, calibration=Calibration(FailsLater(), mode=mode))
+    assert isinstance(caught.value.__cause__, OSError)
+    unchanged()
+
+
+def test_a_dataset_is_refused_with_what_to_give_instead() -> None:
+    with pytest.raises(ConfigTypeError, match=r"found TensorDataset: give DataLoader\(dataset, batch_size=32\)"):
+        Calibration(TensorDataset(image()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["whiten", "reconstruct"])
+@pytest.mark.parametrize("change", [lambda batch: batch.to("meta"), lambda batch: batch.to_sparse()])
+def test_batches_of_another_layout_or_without_values_are_refused(change: Callable[[Tensor], Tensor], mode: Any) -> None:
+    data = [change(image(2, 64, 8, 8))] * 2
+    with pytest.raises(InputsError, match=r"calibration batch 0 \(\(2, 64, 8, 8\) torch.float32 on (meta|cpu)\)"):
+        plan_decomposition(nn.Sequential(conv()), LOW, calibration=Calibration(data, mode=mode))

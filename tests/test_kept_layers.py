@@ -484,3 +484,13 @@ def test_linear_layers_in_an_adapter_are_kept_until_it_is_merged() -> None:
 def _for_all_kinds() -> DecompositionConfig:
     register_method(ChannelSplit())
     return DecompositionConfig(method="test-channel", rank=RatioRank(0.5), rank_multiple=1, require_gain=False)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("method", ["separable", "channel", "tucker2"])
+def test_layers_without_channels_are_kept(method: str) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 0, 3), nn.Conv2d(0, 8, 3), nn.Linear(0, 8), nn.Linear(8, 0), conv(16, 16))
+    config = DecompositionConfig(method=method, rule="any", rank=RatioRank(0.25), rank_multiple=1)
+    layers = plan_decomposition(model, config).layers
+    assert {layer.reason for layer in layers[:-1]} == {"its weight is empty"}
+    assert layers[-1].decompose

@@ -98,6 +98,17 @@ def test_macs_are_those_of_the_two_convs_with_strides_by_axis() -> None:
     assert layer.macs_after == counted
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_macs_are_counted_on_what_reaches_the_layer_behind_the_users_hooks(wrapped: bool) -> None:
+    model = nn.Sequential(nn.Identity(), conv(128, 64, padding=0))
+    if wrapped:
+        model[0].register_forward_hook(lambda _, args, output: (output, "more"))
+        model[1].register_forward_pre_hook(lambda _, args: args[0][0])
+    model[1].register_forward_pre_hook(lambda _, args: nn.functional.pad(args[0].repeat(1, 2, 1, 1), (1, 1, 2, 2)))
+    (layer,) = plan_decomposition(model, example_inputs=image(1, 64, 8, 8)).layers
+    assert layer.macs == 64 * 128 * 9 * (10 * 8)
+
+
 def test_macs_of_a_layer_add_up_over_its_calls_and_images_without_batch_count_once() -> None:
     class _Head(nn.Module):
         def __init__(self) -> None:

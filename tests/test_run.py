@@ -74,3 +74,18 @@ def test_a_checksum_changes_with_values_shapes_types_and_order() -> None:
     imaginary = torch.tensor([1 + 2j])
     assert checksum([imaginary.conj()]) == checksum([imaginary.conj().resolve_conj()]) != checksum([imaginary])
     assert checksum([torch.tensor(True), torch.tensor(1.0, dtype=torch.bfloat16)]) != 0
+
+
+def test_entries_that_the_original_masks_do_not_count() -> None:
+    total = ErrorSum()
+    exact = torch.tensor([[3.0, 4.0, -torch.inf, torch.nan]])
+    total.add(exact, exact + torch.tensor([[0.0, 0.5, 0.0, 1.0]]))
+    assert total.ratio == 0.1
+    total.add(torch.full((2,), torch.nan), torch.zeros(2))
+    assert (total.compared, total.ratio) == (1, 0.1)
+
+
+def test_tensors_of_every_layout_have_a_checksum() -> None:
+    dense = torch.eye(3)
+    assert checksum([dense.to_sparse()]) == checksum([dense]) != checksum([2 * dense.to_sparse()])
+    assert checksum([dense.to("meta")]) != checksum([torch.empty(4, device="meta")])

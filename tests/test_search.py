@@ -669,7 +669,7 @@ def test_a_journal_with_another_calibration_is_refused(tmp_path: Path, settings:
 
 def test_other_batches_behind_the_first_are_noticed_where_the_plan_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "search.jsonl"
-    search(Sized(), calibration=Calibration([INPUTS, INPUTS + 1, INPUTS]), journal=path, evaluations=3)
+    search(Sized(), calibration=Calibration([INPUTS, INPUTS + 1, INPUTS + 2]), journal=path, evaluations=3)
     (tmp_path / "search.jsonl.plan").unlink()
     with pytest.warns(AmctWarning, match="is not to the last bit the one that the journal has the score of"):
         search(Sized(), calibration=Calibration([INPUTS, INPUTS + 1, -INPUTS]), journal=path, evaluations=3)
@@ -930,3 +930,8 @@ def test_without_memory_nothing_is_kept_however_small() -> None:
     reuse, results = Reuse(0), iter((1, 2))
     assert [reuse.once("number", lambda: next(results)) for _ in range(2)] == [1, 2]
     assert not reuse.keeps("number")
+
+
+def test_a_score_of_another_model_than_the_one_given_is_noticed() -> None:
+    with pytest.warns(AmctWarning, match="every plan has exactly the score of the original, 0.75: make sure"):
+        search(lambda model: 0.75)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._report.units import ratio_of
-from .._run.inputs import batch_size_of, check_finite, checked_inputs, resized, run_model, tensors_of
+from .._run.inputs import batch_size_of, check_finite, check_samples, checked_inputs, resized, run_model, tensors_of
 from .._run.isolation import untouched_generators
 from .._run.placement import placed_inputs, placed_model
 from .._run.tensors import map_tensors
@@ -69,7 +69,8 @@ def on_host(model: nn.Module, inputs: object) -> tuple[nn.Module, Any]:
     lazy = [name for name, weight in model.named_parameters() if isinstance(weight, nn.UninitializedParameter)]
     if lazy:
         raise ModelError(f"{', '.join(lazy)} have no values yet: run the model once, then export it")
-    check_finite(given := checked_inputs(inputs, "inputs"))
+    check_samples(given := checked_inputs(inputs, "inputs"))
+    check_finite(given)
     cpu = get_backend("cpu")
     copied = placed_model(model, cpu, _CPU, torch.float32)
     copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # documented, not typed

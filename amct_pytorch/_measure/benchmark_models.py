@@ -18,7 +18,7 @@ from .._run.placement import placed_inputs, placed_model
 from ..errors import DeviceError
 from ..tensor_decompose.model.spec import spec_of
 from .benchmark_setting import Setting
-from .layer_inputs import blank_like, inputs_like
+from .layer_inputs import blank_like, inputs_like, without_hooks
 from .pairing import Pair, pairs_of
 
 Calls = tuple[Callable[[], object], Callable[[], object]]
@@ -71,9 +71,10 @@ class PlacedModels:
             See `calls`.
         """
         images = inputs_like(self.arrivals[pair.original], setting.device)
-        layers: tuple[Callable[..., object], Callable[..., object]] = (pair.original, pair.decomposed)
+        bare = without_hooks(pair.original), without_hooks(pair.decomposed)
+        layers: tuple[Callable[..., object], Callable[..., object]] = bare
         if compiled:
-            layers = setting.compiled_pair(pair.original, pair.decomposed)
+            layers = setting.compiled_pair(*bare)
         return _on_all(layers[0], images), _on_all(layers[1], images)
 
     def alike(self, pair: Pair) -> object:

@@ -1,10 +1,16 @@
-"""What reaches a layer in a model: its layout, kept without memory, and random values of it on a device."""
+"""What reaches a layer in a model: its layout, kept without memory, and random values of it on a device.
+
+That is what the layer's forward method gets, which the user's hooks may have changed: layers run on it without them.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 
 def blank_like(arrived: torch.Tensor) -> torch.Tensor:
@@ -33,3 +39,10 @@ def inputs_like(arrived: Sequence[torch.Tensor], device: torch.device) -> list[t
             made[kind] = values.normal_(generator=draw).to(device, blank.dtype)
         images.append(made[kind])
     return images
+
+
+def without_hooks(layer: nn.Module) -> nn.Module:
+    """The same layer, with the same parameters and modules inside, but none of its hooks."""
+    bare = copy.copy(layer)
+    vars(bare).update({key: OrderedDict() for key in vars(layer) if key.endswith("_hooks")})
+    return bare

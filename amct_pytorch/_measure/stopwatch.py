@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .._report.units import name_of, settings_line
-from .._run.inputs import batch_size_of, call_with, checked_inputs, run_model
+from .._run.inputs import batch_size_of, call_with, check_samples, checked_inputs, run_model
 from .._run.intercept import watched
 from .._run.interrupts import interrupt_if_pressed, left_whole
 from .._run.isolation import untouched_generators
@@ -79,12 +79,13 @@ class DeviceStopwatch:
     ConfigError
         The device does not support the type, or there is none of this number; `ConfigTypeError` for a wrong type.
     InputsError
-        The inputs are no tensor, tuple or mapping.
+        The inputs are no tensor, tuple or mapping, or hold no sample.
     """
 
     def __init__(self, model: nn.Module, example_inputs: object, budget: Budget) -> None:
         self._model, self._compiled, self._refresh = model, budget.compiled, budget.refresh
         self._inputs = checked_inputs(example_inputs, "example_inputs")
+        check_samples(self._inputs)
         lies = next((parameter.device for parameter in model.parameters() if not parameter.is_meta), None)
         lies = torch.device("cpu") if lies is None else lies
         self._backend = backend_of(lies.type if budget.backend is None else budget.backend)

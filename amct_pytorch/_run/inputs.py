@@ -35,6 +35,24 @@ def checked_inputs(inputs: object, called: str) -> Any:
     return dict(inputs) if isinstance(inputs, Mapping) else inputs
 
 
+def check_samples(inputs: Any) -> None:
+    """Check that there is a sample among the inputs.
+
+    Parameters
+    ----------
+    inputs
+        Tensors in any structure of containers.
+
+    Raises
+    ------
+    InputsError
+        Every tensor that has axes has none along the first one.
+    """
+    lengths = [tensor.size(0) for tensor in tensors_of(inputs) if tensor.dim()]
+    if lengths and not any(lengths):
+        raise InputsError(f"the inputs ({described(inputs)}) hold no sample: give at least one")
+
+
 def check_finite(inputs: Any) -> None:
     """Check that no floating-point tensor among the inputs contains NaN or infinity.
 
@@ -109,8 +127,14 @@ def described(inputs: object) -> str:
     inputs
         Tensors in any structure of containers.
     """
-    shapes = [f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}" for tensor in tensors_of(inputs)]
-    return ", ".join(shapes) or "no tensors"
+    texts = [f"{_shape_of(tensor)} {tensor.dtype} on {tensor.device}" for tensor in tensors_of(inputs)]
+    return ", ".join(texts) or "no tensors"
+
+
+def _shape_of(tensor: Tensor) -> str:
+    if tensor.is_nested and tensor.layout is torch.strided:  # which has no shape
+        return f"{tensor.size(0)} nested"
+    return str(tuple(tensor.shape))
 
 
 def batch_size_of(inputs: Any) -> int | None:
@@ -121,7 +145,7 @@ def batch_size_of(inputs: Any) -> int | None:
     inputs
         Tensors in any structure of containers.
     """
-    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.dim()), None)
+    return next((tensor.size(0) for tensor in tensors_of(inputs) if tensor.dim()), None)
 
 
 def resized(inputs: Any, batch: int) -> Any:

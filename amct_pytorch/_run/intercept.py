@@ -1,10 +1,10 @@
-"""Temporary hooks and replaced forwards of layers, and the input shapes seen by such hooks."""
+"""Temporarily replaced forwards of layers, and the input shapes seen in their places."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from .inputs import run_model
 from .isolation import leaving_no_trace
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[..., Tensor]
 """The function of a layer, from its input to its response."""
 
 
 @contextlib.contextmanager
 def watched(layers: Iterable[nn.Module], record: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
-    """Observe the inputs of layers during a block.
+    """Observe the inputs that the forward methods of layers get during a block.
 
     Parameters
     ----------
@@ -28,13 +28,17 @@ def watched(layers: Iterable[nn.Module], record: Callable[[nn.Module, Tensor], N
         Called with (layer, input) each time one of the layers runs.
     """
 
-    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record(layer, args[0] if args else kwargs["input"])
+    def watching(layer: nn.Module) -> Forward:
+        forward = layer.forward
 
-    with contextlib.ExitStack() as stack:
-        for layer in layers:
-            # Before the user's own hooks, which may fail, or draw random numbers.
-            stack.callback(layer.register_forward_pre_hook(hook, prepend=True, with_kwargs=True).remove)
+        def watched_forward(*args: Any, **kwargs: Any) -> Tensor:
+            record(layer, args[0] if args else kwargs["input"])
+            return cast(Tensor, forward(*args, **kwargs))
+
+        return watched_forward
+
+    # In the place of forward, as hooks of the user's may give the layer another input than it is called with.
+    with acting({layer: watching(layer) for layer in layers}):
         yield
 
 

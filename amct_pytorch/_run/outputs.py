@@ -55,7 +55,8 @@ class ErrorSum:
         """Compare the outputs of the decomposed model with those of the original.
 
         Only floating-point tensors count. If their number or shapes differ, nothing is added: those of a detector, for
-        example, depend on the number of detections.
+        example, depend on the number of detections. Entries that are not finite in the original's outputs, as those of
+        masked positions are, cannot be compared and do not count.
 
         Parameters
         ----------
@@ -67,6 +68,11 @@ class ErrorSum:
             return
         pairs = list(zip(expected, found, strict=True))
         for exact, response in pairs:
+            finite = exact.isfinite()
+            if not finite.all():
+                exact, response = exact[finite], response[finite]
+                if not len(exact):
+                    continue
             self.difference += float((response - exact).square().sum())
             self.reference += float(exact.square().sum())
             self.compared += 1

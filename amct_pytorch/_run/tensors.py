@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -60,15 +60,26 @@ def checksum(tensors: Iterable[Tensor]) -> int:
     Parameters
     ----------
     tensors
-        On any device, with values.
+        On any device and of any layout; of those without values, on the meta device, shape and type count.
     """
     total = 0
-    for tensor in tensors:
+    for tensor in _plain(tensors):
         total = zlib.crc32(repr((tuple(tensor.shape), tensor.dtype)).encode(), total)
+        if tensor.is_meta:
+            continue
         values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         if values.numel():
             total = zlib.crc32(values.reshape(-1).view(torch.uint8).numpy().data, total)
     return total
+
+
+def _plain(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors, with those of another layout laid out densely, and the parts of nested ones by themselves."""
+    for tensor in tensors:
+        if tensor.is_nested:
+            yield from tensor.unbind()
+        else:
+            yield tensor if tensor.layout is torch.strided else tensor.to_dense()
 
 
 def map_tensors(change: Callable[[Tensor], object], values: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ..._run.arguments import check_choice, check_flag, check_whole
 from ...errors import ConfigError, ConfigTypeError, quoted
@@ -65,6 +66,8 @@ class Calibration:
         to the model's device. For ``"reconstruct"`` and ``"refine"`` it must give the same batches each time it
         is iterated: the random generators are in the same state at the beginning of each pass, so a DataLoader
         that shuffles does.
+        An input that is the same as an earlier one does not count again in the fit, and a warning says so, except
+        with ``forward``, which may make another of it each time.
     forward
         Called as ``forward(model, batch)`` where that does not fit; returns the outputs to compare.
     max_batches
@@ -102,8 +105,9 @@ class Calibration:
             )
         if isinstance(self.batches, str | bytes | Mapping) or not isinstance(self.batches, Iterable):
             # A DataLoader is an Iterable; one whose __getitem__ alone makes it iterable is not worth a rule.
+            remedy = ": give DataLoader(dataset, batch_size=32)" if isinstance(self.batches, Dataset) else ""
             raise ConfigTypeError(
-                f"Calibration: batches must be an iterable of inputs, found {type(self.batches).__name__}"
+                f"Calibration: batches must be an iterable of inputs, found {type(self.batches).__name__}{remedy}"
             )
         if self.forward is not None and not callable(self.forward):
             raise ConfigTypeError(

@@ -19,6 +19,7 @@ from ..._run.process_group import ProcessGroup
 from ..._run.tensors import widened
 from ..model.spec import LayerSpec, responses_at
 from .positions import sample_positions
+from .recorder import checked_response
 from .runs import Runs
 
 # Positions of each response that are compared: enough for an error to three digits, and little memory.
@@ -190,8 +191,10 @@ class _Original:
         return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
 
     def _recorded(self, module: nn.Module) -> Forward:
+        name = next(name for name, other in self._runs.model.named_modules() if other is module)
+
         def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
-            response: Tensor = type(module).forward(module, input)
+            response = checked_response(module, input, name, self._index)
             self._responses[module].append((response.shape, self._sampled(module, response)))
             return response
 

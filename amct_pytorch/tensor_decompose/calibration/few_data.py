@@ -1,12 +1,15 @@
-"""Warnings that calibration data never reach a layer, or are too few to rely on."""
+"""Warnings that calibration data never reach a layer, are too few to rely on, or repeat."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
 
 from ...errors import listed, quoted, warn_user
 from ..methods.weight_group import WeightGroup
 from .layer_fit import Fitted
+from .recorder import LayerRecorder
 
 # With fewer samples for an unknown than this the fit is mostly guesswork.
 _FEW_SAMPLES = 2
@@ -30,4 +33,23 @@ def warn_of_few_data(groups: Sequence[WeightGroup], fitted: Mapping[int, Fitted]
             f"too few calibration data for {listed(few)}: {few[name]:.2g} samples an unknown in "
             f"{quoted(name)}, where {_FEW_SAMPLES} are the least to rely on: give {needed} times as many inputs, "
             "or choose lower ranks"
+        )
+
+
+def warn_of_repeats(repeated: Iterable[Tensor], recorders: Iterable[LayerRecorder]) -> None:
+    """Warn of inputs that came before, if layers have left them out.
+
+    Parameters
+    ----------
+    repeated
+        For each batch which of its items (N,) came before.
+    recorders
+        Of the layers.
+    """
+    marks = list(repeated)
+    count = sum(int(items.sum()) for items in marks)
+    if count and any(recorder.left_out for recorder in recorders):
+        warn_user(
+            f"{count} of {sum(map(len, marks))} calibration inputs are the same as others before them, and do not "
+            "count again in the fit; errors measured on them say little of other inputs: give inputs that differ"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -23,7 +24,7 @@ from .affordable import affordable_modes, unaffordable
 from .biases import bias_of, correctable_biases
 from .data import mode_of_layers
 from .expected_errors import seen_through_data
-from .few_data import warn_of_few_data
+from .few_data import warn_of_few_data, warn_of_repeats
 from .layer_fit import Fitted, fit
 from .moments import MomentSums
 from .positions import positions_that_fit
@@ -219,7 +220,7 @@ class _Fitting:
             self.report(0, len(self.groups), f"batch {batch}")
             for group in recorders.values():
                 for recorder in group:
-                    recorder.begin(batch, keeping=batch in self.runs.kept)
+                    recorder.begin(batch, keeping=batch in self.runs.kept, repeated=self.runs.repeated.get(batch))
             return True
 
         forwards: dict[nn.Module, Forward] = {
@@ -229,6 +230,7 @@ class _Fitting:
         }
         with acting(forwards):
             self.runs.fitting_pass(begin)
+        warn_of_repeats(self.runs.repeated.values(), itertools.chain.from_iterable(recorders.values()))
         return list(dict.fromkeys(index for orders in self.processes.gather(list(order)) for index in orders))
 
     def unfitted(self, index: int) -> Fitted:
@@ -337,7 +339,7 @@ class _LayerAfterLayer(_Fitting):
         def begin(batch: int) -> bool:
             nonlocal left
             for recorder in recorders:
-                recorder.begin(batch)
+                recorder.begin(batch, repeated=self.runs.repeated.get(batch))
             left = sum(recorder.recorded(batch) for recorder in recorders)
             return left > 0
 

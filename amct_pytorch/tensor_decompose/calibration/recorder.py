@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..._report.units import name_of
 from ..._run.tensors import is_finite, widened
@@ -22,6 +22,40 @@ _KEPT_OF_AN_ITEM = 64
 _ROWS_AT_ONCE = 4096
 # Batches and calls of a layer get seeds of their own while no layer is called more often than this in a batch.
 _SEEDS_OF_A_BATCH = 1_000_003
+
+
+def checked_response(module: nn.Module, inputs: Tensor, name: str, batch: int) -> Tensor:
+    """What a layer itself answers, whatever stands in the place of its forward method.
+
+    Parameters
+    ----------
+    module
+        The layer.
+    inputs
+        What it sees.
+    name
+        Of the layer, for messages.
+    batch
+        Number of the calibration batch, for messages.
+
+    Raises
+    ------
+    InputsError
+        Input or response holds NaN or infinity.
+    """
+    if not is_finite(inputs):
+        raise InputsError(
+            f"layer {quoted(name)}: its input on calibration batch {batch} holds NaN or infinity: "
+            "nothing can be fitted to that; look at the batch, or at the layers before"
+        )
+    response: Tensor = cast(Any, type(module)).forward(module, inputs)
+    if not is_finite(response):
+        raise InputsError(
+            f"layer {quoted(name)}: its response on calibration batch {batch} holds NaN or infinity, from a "
+            f"weight or bias that is not finite, or from values that {name_of(response.dtype)} cannot hold: "
+            "nothing can be fitted to that; look at the batch, or run the model in a wider type"
+        )
+    return response
 
 
 @dataclass
@@ -43,6 +77,8 @@ class LayerRecorder:
     sums
         Where to add what the original layer sees, whose own responses are the targets; None where another network's
         inputs are to be summed.
+    left_out
+        How many positions were left out of the sums, as those of items that came before.
     """
 
     name: str
@@ -51,14 +87,27 @@ class LayerRecorder:
     intercept: int | None
     budget: float
     sums: MomentSums | None = None
+    left_out: int = 0
     _batch: int = 0
     _calls: int = 0
     _keeping: bool = False
+    _repeated: Tensor | None = None
     _targets: dict[int, list[tuple[torch.Size, Tensor]]] = field(default_factory=lambda: defaultdict(list))
 
-    def begin(self, batch: int, *, keeping: bool = False) -> None:
-        """A run on this batch begins; with ``keeping`` it will be run again, to compare responses with these."""
-        self._batch, self._calls, self._keeping = batch, 0, keeping
+    def begin(self, batch: int, *, keeping: bool = False, repeated: Tensor | None = None) -> None:
+        """A run on this batch begins.
+
+        Parameters
+        ----------
+        batch
+            Its number.
+        keeping
+            Whether it will be run again, to compare responses with these.
+        repeated
+            Which of the batch's items (N,) came before, and are to be left out of sums: were the same item in both
+            halves of the data, neither could judge what the other finds.
+        """
+        self._batch, self._calls, self._keeping, self._repeated = batch, 0, keeping, repeated
 
     def recorded(self, batch: int) -> int:
         """How many calls of the original were recorded on this batch."""
@@ -125,24 +174,14 @@ class LayerRecorder:
 
     def _call(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The response as the layer gives it, then input and response with one batch axis."""
-        if not is_finite(inputs):
-            raise InputsError(
-                f"layer {quoted(self.name)}: its input on calibration batch {self._batch} holds NaN or infinity: "
-                "nothing can be fitted to that; look at the batch, or at the layers before"
-            )
-        response: Tensor = cast(Any, type(self.module)).forward(self.module, inputs)
-        if not is_finite(response):
-            raise InputsError(
-                f"layer {quoted(self.name)}: its response on calibration batch {self._batch} holds NaN or infinity, "
-                "from a "
-                f"weight or bias that is not finite, or from values that {name_of(response.dtype)} cannot hold: "
-                "nothing can be fitted to that; look at the batch, or run the model in a wider type"
-            )
+        response = checked_response(self.module, inputs, self.name, self._batch)
         return response, self.spec.batched(inputs), self.spec.batched(response)
 
     def _sampled(self, answers: Tensor) -> Positions:
         """The positions that the fit takes of this call."""
-        return sample_positions(answers.shape, self.budget, self._seed())
+        where = sample_positions(answers.shape, self.budget, self._seed())
+        self.left_out += int((~self._counted(where, len(answers))).sum())
+        return where
 
     def _kept(self, answers: Tensor) -> Positions:
         """The positions to compare later."""
@@ -168,10 +207,19 @@ class LayerRecorder:
     def _add(
         self, sums: MomentSums, batched: Tensor, answers: Tensor, targets: Tensor | None, where: Positions
     ) -> None:
-        values = widened(batched)
+        counted = self._counted(where, len(batched))
         second = halves_of(where, answers.shape[2:], self._batch)
-        for half, own in enumerate((~second, second)):
-            for rows in own.nonzero()[:, 0].split(_ROWS_AT_ONCE):
-                if len(rows):
-                    wanted = None if targets is None else targets[rows.to(targets.device)]
-                    sums.add(half, self.spec.patches(values, where[rows]), wanted, where.scale, self.intercept)
+        # The model may run itself in inference mode, where tensors are made that could not be written later.
+        with torch.inference_mode(False), torch.no_grad():
+            values = widened(batched)
+            for half, own in enumerate((~second, second)):
+                for rows in (own & counted).nonzero()[:, 0].split(_ROWS_AT_ONCE):
+                    if len(rows):
+                        wanted = None if targets is None else targets[rows.to(targets.device)]
+                        sums.add(half, self.spec.patches(values, where[rows]), wanted, where.scale, self.intercept)
+
+    def _counted(self, where: Positions, items: int) -> Tensor:
+        """Which positions are those of items that are to be counted, where the layer sees the items of the batch."""
+        if self._repeated is None or not len(self._repeated) or items % len(self._repeated):
+            return torch.ones(len(where.item), dtype=torch.bool, device="cpu")
+        return ~self._repeated.repeat_interleave(items // len(self._repeated))[where.item]

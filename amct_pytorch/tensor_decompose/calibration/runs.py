@@ -9,13 +9,14 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..._run.inputs import batch_size_of, call_with, described, tensors_of
 from ..._run.interrupts import interrupt_if_pressed
 from ..._run.isolation import leaving_no_trace
 from ..._run.tensors import checksum, map_tensors
-from ...errors import AmctError, InputsError
+from ...errors import AmctError, InputsError, shown
 from .data import Calibration, mode_of_layers
 
 # One batch in this many is held out, beginning with the second, up to the number below.
@@ -39,6 +40,9 @@ class Runs:
     kept
         Of the first pass: the first batches that are not, to be run again; none in the modes that go over all of
         them again.
+    repeated
+        Of the first pass: for each batch which of its items (N,) are the same as an earlier one. Empty where a function
+        of the user's runs the model, as that may make different inputs of the same batch.
     """
 
     def __init__(self, model: nn.Module, calibration: Calibration) -> None:
@@ -47,6 +51,8 @@ class Runs:
         self._comes_again = mode_of_layers(calibration.mode) == "reconstruct"
         self.held_out: dict[int, Any] = {}
         self.kept: dict[int, Any] = {}
+        self.repeated: dict[int, Tensor] = {}
+        self._seen: set[int] = set()
         self._items_kept = 0
         self._first: tuple[int, Any] | None = None
         self._marks: list[int] = []
@@ -64,11 +70,11 @@ class Runs:
         batches, most = self.calibration.batches, self.calibration.max_batches
         known: int | None = None
         if isinstance(batches, Sized):
-            with contextlib.suppress(TypeError):  # a DataLoader over a stream has a length that fails
+            with contextlib.suppress(Exception):  # a DataLoader over a stream has a length that fails
                 known = len(batches)
         if known is None and self._comes_again:
             with leaving_no_trace(self.model):
-                known = sum(1 for _ in itertools.islice(batches, most))
+                known = sum(1 for _ in self._batches())
         if known is None:
             return most
         return known if most is None else min(known, most)
@@ -93,9 +99,10 @@ class Runs:
         self._passes += 1
         index = -1
         with leaving_no_trace(self.model):
-            for index, batch in enumerate(itertools.islice(self.calibration.batches, self.calibration.max_batches)):
+            for index, batch in enumerate(self._batches()):
                 self._check_same(index, batch)
                 if self._passes == 1:
+                    self._note_repeated(index, batch)
                     if index == 0:
                         self._first = (0, batch)
                     if index % _HELD_OUT_EVERY == 1 and len(self.held_out) < _MOST_HELD_OUT:
@@ -129,6 +136,39 @@ class Runs:
         """What the model gives for one of the batches that errors are measured on."""
         with leaving_no_trace(self.model):
             return self._forward(index, self.judged[index])
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches of one pass.
+
+        Raises
+        ------
+        InputsError
+            What gives them fails.
+        """
+        count = 0
+        try:
+            for batch in itertools.islice(self.calibration.batches, self.calibration.max_batches):
+                yield batch
+                count += 1
+        except Exception as error:
+            if isinstance(error, AmctError):
+                raise
+            raise InputsError(
+                f"Calibration: batches fail at batch {count}: {type(error).__name__}: {shown(error)}"
+            ) from error
+
+    def _note_repeated(self, index: int, batch: Any) -> None:
+        if self.calibration.forward is not None:
+            return
+        seen_by_model = batch[: _required_arguments(self.model)] if isinstance(batch, tuple | list) else batch
+        size = batch_size_of(seen_by_model) or 0
+        parts = [tensor for tensor in tensors_of(seen_by_model) if tensor.dim() and tensor.size(0) == size]
+        repeated = []
+        for item in range(size):
+            mark = checksum(part[item] for part in parts)
+            repeated.append(mark in self._seen)
+            self._seen.add(mark)
+        self.repeated[index] = torch.tensor(repeated, dtype=torch.bool, device="cpu")
 
     def _check_same(self, index: int, batch: object) -> None:
         if not self._comes_again:

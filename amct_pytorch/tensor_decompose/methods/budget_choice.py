@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..._run.process_group import ProcessGroup
 from ..._run.progress import ProgressFunction
 from ..._run.reuse import Reuse
+from ...errors import ConfigError
 from ..ranks.budget import Budget
 from .candidates import Candidate
 from .latencies import Latencies, Measured, Stopwatch
@@ -29,11 +30,22 @@ class BudgetChoice:
         Those that choose together.
     stopwatch
         Times the model and its layers, for a budget of latency. That of the first process counts.
+
+    Raises
+    ------
+    ConfigError
+        The budget is one of MACs, and the layers have none.
     """
 
     def __init__(
         self, budget: Budget, before: ModelCost, processes: ProcessGroup, stopwatch: Stopwatch | None = None
     ) -> None:
+        if budget.macs is not None and before.macs == 0:
+            raise ConfigError(
+                f"budget: {budget} cannot be met: on the example inputs no layer computes anything, so there are no "
+                "MACs to save: give inputs with samples, which reach the layers; a layer whose weight alone is read, "
+                "by a function, is never split"
+            )
         self._budget, self._before, self._processes = budget, before, processes
         self._stopwatch, self._latencies = stopwatch, Latencies(0, (), "")
 

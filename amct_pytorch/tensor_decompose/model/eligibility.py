@@ -99,6 +99,8 @@ def why_not_replaceable(module: nn.Module) -> str | None:
         return f"its weight is {_short(weight.dtype)}: only real floating-point weights are decomposed"
     if tuple(weight.shape) != spec.weight_shape:
         return f"its weight has shape {tuple(weight.shape)} where its attributes say {spec.weight_shape}"
+    if not weight.numel():
+        return "its weight is empty"
     if type(weight.data) is not torch.Tensor and type(host_weight(module)) is not torch.Tensor:
         return f"its weight is a {type(weight.data).__name__}, not a plain tensor"
     return None

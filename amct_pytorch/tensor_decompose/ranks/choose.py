@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
-from ...errors import ConfigError, quoted
+from ...errors import ConfigError, quoted, shown
 from .policies import RankPolicy
 from .spectrum import MatricisedKernel, Singulars, Spectrum
 
@@ -74,14 +75,27 @@ def _choose(request: RankRequest, spectrum: Spectrum, singulars: Sequence[Singul
     full = tuple(part.rows for part in spectrum.unfoldings)
     for position, (part, values) in enumerate(zip(spectrum.unfoldings, singulars, strict=True)):
         kernel = MatricisedKernel(part.rows, part.columns, part.channels, request.multiple, position, full)
+        where = f"layer {quoted(request.name)}"
         try:
-            rank, reason = request.policy.choose(kernel, values)
-            if not 1 <= rank <= part.rows:
-                raise ConfigError(
-                    f"{quoted(request.policy)} must choose a rank from 1 to {part.rows}, found {quoted(rank)}"
-                )
+            rank, reason = _checked(request.policy, request.policy.choose(kernel, values), part.rows)
         except ConfigError as error:
-            raise ConfigError(f"layer {quoted(request.name)}: {error} ({request.method})") from None
+            raise ConfigError(f"{where}: {error} ({request.method})") from None
+        except Exception as error:
+            raise ConfigError(
+                f"{where}: {quoted(request.policy)} fails: {type(error).__name__}: {shown(error)} ({request.method})"
+            ) from error
         ranks.append(rank)
         reasons.append(reason)
     return Choice(tuple(ranks), "; ".join(dict.fromkeys(reasons)))
+
+
+def _checked(policy: RankPolicy, found: object, most: int) -> tuple[int, str]:
+    """What a policy has chosen, where it is a possible rank and a text."""
+    rank, reason = found if isinstance(found, tuple) and len(found) == 2 else (None, None)
+    if isinstance(rank, Integral) and isinstance(reason, str):
+        if isinstance(rank, bool) or not 1 <= int(rank) <= most:
+            raise ConfigError(f"{quoted(policy)} must choose a rank from 1 to {most}, found {quoted(rank)}")
+        return int(rank), reason
+    raise ConfigError(
+        f"{quoted(policy)} must return a rank from 1 to {most} and where it comes from, in words, found {quoted(found)}"
+    )

@@ -18,6 +18,8 @@ from .noise import score_range, standard_error_of_difference
 from .result import Cost, Evaluation, SearchResult
 from .scoring import mark_of
 
+# Scores that different models may well have in common: of shares of samples that are right, and of percents.
+_BEST_POSSIBLE = frozenset([1.0, 100.0])
 _LOGGER = logging.getLogger("amct_pytorch")
 
 
@@ -125,6 +127,12 @@ class Search:
             Evaluation(one.share, one.cost, one.score, self._accepts(one), one.seconds, number < self._earlier)
             for number, one in enumerate(self._records)
         )
+        scores = {one.score for one in self._records}
+        if self._done > 1 and len(scores) == 1 and not scores <= _BEST_POSSIBLE:
+            warn_user(
+                f"every plan has exactly the score of the original, {self._records[0].score:g}: make sure that "
+                "evaluate scores the model that it is given, and no other"
+            )
         found = SearchResult(plan, self._minimise, self._limits.drop, evaluations, self._stopped, self._standard_error)
         if found.chosen is found.original:
             warn_user(
