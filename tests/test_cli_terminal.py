@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scipy.optimize
 import typer
 
 from amct_pytorch._run.standard_output import printing_to_stderr
@@ -36,7 +35,6 @@ from amct_pytorch.tensor_decompose import (
     search_decomposition,
 )
 from amct_pytorch.validate import validate
-from tests.cli_user import Network
 from tests.command_line import NETWORK, USER, Command, command
 
 __all__ = ["command"]  # a fixture
@@ -183,19 +181,6 @@ def test_output_of_blocks_that_overlap_comes_back(capfd: pytest.CaptureFixture[s
     second.__exit__(None, None, None)
     os.write(1, b"afterwards\n")
     assert capfd.readouterr() == ("afterwards\n", "meanwhile\n")
-
-
-def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def printing(*arguments: object, **keywords: object) -> object:
-        os.write(1, b"HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();\n")
-        return milp(*arguments, **keywords)
-
-    milp = scipy.optimize.milp
-    monkeypatch.setattr(scipy.optimize, "milp", printing)
-    plan_decomposition(Network(), budget=Budget(parameters=0.5))
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "HighsMip" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no such device")

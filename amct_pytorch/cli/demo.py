@@ -25,7 +25,7 @@ _FOLDER = "amct-demo"
 _DROP = 1.0
 """Percentage points of accuracy that may be lost; of half as many, chance would decide on 450 test images."""
 
-_IMAGES, _BATCH = 128, 32
+_IMAGES, _BATCH = 256, 32
 """Training images that the factors are fitted to, without their labels, and how many of them make a batch."""
 
 _EVALUATIONS = 3

@@ -85,7 +85,7 @@ def rank_multiple_for(model: nn.Module, backend: Any, dtype: torch.dtype | None)
     model
         The model.
     backend, dtype
-        As of `Budget`: None for the device that the model lies on, and for the type of its weights.
+        See `Budget`: None for the device that the model lies on, and for the type of its weights.
     """
     tensors = [tensor for tensor in itertools.chain(model.parameters(), model.buffers()) if tensor.is_floating_point()]
     lies = tensors[0].device.type if tensors else "cpu"

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..._run.standard_output import printing_to_stderr
-
 # How far from the best the total damage may be, relative to it: far below what the damages are known to.
 _GAP = 1e-3
 # Branches after which the best choice found so far is taken. Not seconds, so that every run chooses alike.
@@ -104,17 +102,16 @@ def _solved(layers: Sequence[Sequence[Option]], limit: float) -> list[int] | Non
     costs = np.array([option.cost for options in layers for option in options])
     layer_of = np.repeat(np.arange(len(layers)), sizes)
     one_each = csr_matrix((np.ones(count), (layer_of, np.arange(count))))
-    with printing_to_stderr():  # HiGHS has debug lines that are printed even where its display is off
-        solution = milp(
-            damages / damages.max(),
-            integrality=np.ones(count),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(csr_matrix(costs / limit), -np.inf, 1),
-            ],
-            options={"disp": False, "mip_rel_gap": _GAP, "node_limit": _MOST_BRANCHES},
-        )
+    solution = milp(
+        damages / damages.max(),
+        integrality=np.ones(count),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(csr_matrix(costs / limit), -np.inf, 1),
+        ],
+        options={"disp": False, "mip_rel_gap": _GAP, "node_limit": _MOST_BRANCHES},
+    )
     if solution.x is None:
         return None
     return [int(part.argmax()) for part in np.split(solution.x, np.cumsum(sizes)[:-1])]
