@@ -17,7 +17,7 @@ from torch import Tensor
 from ..model.compose import composed_weight, ungrouped
 from ..model.spec import LayerSpec
 from .least_squares import Moments
-from .stage_kernels import places_of, prefix_offsets, seen_by_prefix
+from .stage_kernels import places_at, places_of, prefix_offsets, seen_by_prefix
 from .whitening import Root
 
 # Steps of conjugate gradients: few, which regularises.
@@ -85,7 +85,8 @@ def _root_of(second: Tensor, offsets: Tensor, shrinkage: float) -> Tensor:
     variance = float(moment.diagonal().mean())
     moment *= 1 - shrinkage
     moment.diagonal().add_(max(shrinkage, _JITTER) * variance + torch.finfo(moment.dtype).tiny)
-    return torch.linalg.cholesky(moment).mT
+    root: Tensor = torch.linalg.cholesky(moment).mT
+    return root
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ class _Problem:
         The matrices (J, out, R) of the stages behind it, at each place of their kernel.
     products
         (J, R, J·R), those of placeᵀ·place for each pair of places of the tail.
-    offsets
-        (d, J) of the stage, in a patch of the layer; see `prefix_offsets`.
+    places
+        Where the stage sees a patch of the layer; see `places_at`.
     root
         (d, d), upper triangular: of the second moment of what the stage sees.
     inner_root
@@ -114,7 +115,7 @@ class _Problem:
     groups: int
     tail: Tensor
     products: Tensor
-    offsets: Tensor
+    places: Sequence[slice | Tensor]
     root: Tensor
     inner_root: Tensor
 
@@ -129,7 +130,7 @@ class _Problem:
             groups=stages[0].groups,
             tail=tail,
             products=tail.mT @ side_by_side,
-            offsets=prefix_offsets(layer, stages[:1]),
+            places=places_at(prefix_offsets(layer, stages[:1])),
             root=root,
             inner_root=torch.linalg.cholesky(inner),
         )
@@ -143,17 +144,14 @@ class _Problem:
     def asked(self, cross: Tensor) -> Tensor:
         """What responses whose moment with the patches is (out, D) ask of the weight: half the negative gradient."""
         return self._within_groups(
-            _total(place.T @ cross[:, offset] for place, offset in zip(self.tail, self.offsets.unbind(1), strict=True))
+            _total(matrix.T @ cross[:, place] for matrix, place in zip(self.tail, self.places, strict=True))
         )
 
     def answered(self, rows: Tensor, second: Tensor) -> Tensor:
         """The same of the responses of the chain with this weight, to patches of this second moment (D, D)."""
-        images = torch.cat([rows @ second[offset] for offset in self.offsets.unbind(1)])  # (J·R, D)
+        images = torch.cat([rows @ second[place] for place in self.places])  # (J·R, D)
         return self._within_groups(
-            _total(
-                product @ images[:, offset]
-                for product, offset in zip(self.products, self.offsets.unbind(1), strict=True)
-            )
+            _total(product @ images[:, place] for product, place in zip(self.products, self.places, strict=True))
         )
 
     def conditioned(self, gradient: Tensor) -> Tensor:

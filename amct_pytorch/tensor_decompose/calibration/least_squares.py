@@ -230,25 +230,18 @@ class _Block:
         return cls(second, cross - answered, float(((answered - 2 * cross) * start).sum()))
 
     @functools.cached_property
-    def _standardised(self) -> tuple[Tensor, Tensor]:
-        """The second moment with a diagonal of ones, and what its rows and columns were multiplied by (p,)."""
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (p,) of the standardised second moment, and eigenvectors (p, p) in the units of the factor."""
         diagonal = self.second.diagonal()
         floor = _JITTER_OF_INPUTS * float(diagonal.mean()) + torch.finfo(diagonal.dtype).tiny
         scale = diagonal.clamp_min(floor).rsqrt()
-        return scale[:, None] * self.second * scale, scale
-
-    @functools.cached_property
-    def _eigen(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (p,) of the standardised second moment, and eigenvectors (p, p) in the units of the factor."""
-        second, scale = self._standardised
-        values, vectors = torch.linalg.eigh(second)
+        values, vectors = torch.linalg.eigh(scale[:, None] * self.second * scale)
         return values.clamp_min(0), scale[:, None] * vectors
 
     def step(self, ridge: float) -> Tensor:
         """The best change (out / groups, p) of the factor."""
-        second, scale = self._standardised
-        root = torch.linalg.cholesky(second + ridge * torch.eye(len(second), dtype=second.dtype, device="cpu"))
-        return torch.cholesky_solve((self.left * scale).T, root).T * scale
+        values, basis = self._eigen
+        return (self.left @ basis) / (values + ridge) @ basis.T
 
     def of_rank(self, start: Tensor, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
         """The best factor at a rank, as a product of orthonormal columns (out / groups, rank) and (rank, p)."""
