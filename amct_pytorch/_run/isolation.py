@@ -22,6 +22,8 @@ from .interrupts import restored_after
 # How long to watch generators for draws of other threads, in seconds: four times the interval at which Python switches
 # between threads that compute.
 _REST = 0.02
+# What has no single truth when it is compared.
+_ARRAYS = (np.ndarray, torch.Tensor)
 
 
 def leaving_no_trace(model: nn.Module) -> AbstractContextManager[None]:
@@ -140,8 +142,8 @@ class _Generator(NamedTuple):
 
 def _are_same(state: Any, other: Any) -> bool:
     """Whether two states of a generator are: numbers, arrays and tensors, also in tuples."""
-    if isinstance(state, tuple):
-        return all(map(_are_same, state, other))
-    if isinstance(state, np.ndarray | torch.Tensor):
+    if isinstance(state, _ARRAYS):
         return bool(np.array_equal(state, other))
+    if isinstance(state, tuple) and any(isinstance(part, _ARRAYS) for part in state):
+        return all(map(_are_same, state, other))
     return bool(state == other)

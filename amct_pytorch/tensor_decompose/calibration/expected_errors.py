@@ -18,7 +18,7 @@ from ..model.compose import composed_weight, ungrouped
 from ..ranks.error_curve import PROPORTIONAL, ErrorCurve
 from ..ranks.spectrum import Spectrum
 from .data import LayerMode
-from .least_squares import Moments, expected_of_refit
+from .least_squares import Moments, ridge_expected
 from .moments import MomentSums
 from .stage_kernels import first_stage_offsets, prefix_offsets
 from .whitening import shrunk_root
@@ -89,5 +89,5 @@ def _error_after_fit(
         error = total.error(composed_weight(weights, stages).flatten(1))
     else:
         prefix, offsets = composed_weight(weights[:-1], stages[:-1]), prefix_offsets(group.spec, stages[:-1])
-        error = expected_of_refit(prefix, weights[-1], offsets, total, halves, stages[-1].groups)
+        _, error = ridge_expected(prefix, weights[-1], offsets, total, halves, stages[-1].groups)
     return (error / total.energy) ** 0.5 if total.energy > 0 else 0.0

@@ -118,7 +118,7 @@ def refit(
         Of the last stage.
     """
     problem = _Problem.of(prefix, last, offsets, total, groups)
-    ridge, expected = _ridge_expected(problem, prefix, last, offsets, total, halves, groups)
+    ridge, expected = ridge_expected(prefix, last, offsets, total, halves, groups)
     if math.isinf(ridge):
         return Refit(last, ridge, expected, problem.begin, problem.begin)
     step = problem.step(ridge)
@@ -126,28 +126,15 @@ def refit(
     return Refit(last + step.reshape(last.shape), ridge, expected, problem.begin, error)
 
 
-def expected_of_refit(
+def ridge_expected(
     prefix: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments], groups: int = 1
-) -> float:
-    """The error of the response that `refit` expects on other data, without the factor; see `Refit`."""
-    problem = _Problem.of(prefix, last, offsets, total, groups)
-    return _ridge_expected(problem, prefix, last, offsets, total, halves, groups)[1]
-
-
-def _ridge_expected(
-    problem: _Problem,
-    prefix: Tensor,
-    last: Tensor,
-    offsets: Tensor,
-    total: Moments,
-    halves: Sequence[Moments],
-    groups: int,
 ) -> tuple[float, float]:
-    """The ridge to take for the problem of all the data, and the error that is expected with it on other data."""
-    if problem.begin <= total.rounding or min(half.weight for half in halves) == 0:
-        return math.inf, problem.begin
+    """The ridge that `refit` chooses, and the error that it expects on other data; see `Refit`."""
     problems = [_Problem.of(prefix, last, offsets, half, groups) for half in halves]
     weight = sum(half.weight for half in halves)
+    begin = sum(half.weight / weight * problem.begin for half, problem in zip(halves, problems, strict=True))
+    if begin <= total.rounding or min(half.weight for half in halves) == 0:
+        return math.inf, begin
     ridges = (*_RIDGES, math.inf)
     errors = [0.0] * len(ridges)
     for fitted_on, other, half in zip(problems, reversed(problems), reversed(halves), strict=True):
