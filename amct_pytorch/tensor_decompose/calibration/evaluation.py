@@ -167,6 +167,7 @@ def judge_each_alone(
                 report(number)
                 for side in pair:
                     original.compare(side)
+            del original  # so that what it keeps is not beside what that of the next batch keeps
     found = []
     for pair in sides:
         for side in pair:

@@ -287,7 +287,7 @@ class MomentSums:
         """By intercept how far the means of the halves are apart, for patches and targets, and the weight of that."""
         first, second = (half.by_intercept for half in self._halves)
         apart = []
-        for intercept in first.keys() & second.keys():
+        for intercept in filter(second.__contains__, first):
             (weight, patches, targets), (other, other_patches, other_targets) = first[intercept], second[intercept]
             between = patches / weight - other_patches / other
             wanted = None if targets is None or other_targets is None else targets / weight - other_targets / other
