@@ -452,3 +452,56 @@ def test_a_budget_of_macs_where_there_are_none_is_not_met_in_silence(model: nn.M
     inputs = torch.zeros(items, 16, 8, 8)
     with pytest.raises(ConfigError, match=r"budget: macs=0.5 cannot be met: on the example inputs no layer computes"):
         plan_decomposition(model, budget=Budget(macs=0.5), example_inputs=inputs)
+
+
+class _Stack(nn.Sequential):
+    """Convolutions with activations between them, whose first run on a state differs from later ones if asked to."""
+
+    def __init__(self, *, inplace: bool = False, counting: bool = False) -> None:
+        generator = torch.Generator().manual_seed(0)
+        convs = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)]
+        for layer in convs:
+            nn.init.normal_(layer.weight, std=0.2, generator=generator)
+            nn.init.zeros_(layer.bias)
+        super().__init__(*(module for layer in convs for module in (layer, nn.ReLU(inplace=inplace))))
+        self.counting, self.runs = counting, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return super().forward(x / self.runs if self.counting else x)
+
+
+def _planned_on_one_batch(model: nn.Module) -> DecompositionPlan:
+    images = torch.randn(8, 8, 6, 6, generator=torch.Generator().manual_seed(1))
+    return plan_decomposition(
+        model.eval(),
+        FINE,
+        budget=Budget(macs=0.6),
+        calibration=Calibration([images], mode="refit"),
+        example_inputs=images[:1],
+    )
+
+
+@pytest.mark.parametrize("options", [{"inplace": True}, {"counting": True}], ids=str)
+def test_models_that_work_in_place_or_count_their_runs_are_tried_as_others_are(options: dict[str, bool]) -> None:
+    expected, found = _planned_on_one_batch(_Stack()), _planned_on_one_batch(_Stack(**options))
+    assert [(layer.method, layer.ranks, layer.reason) for layer in found.layers] == [
+        (layer.method, layer.ranks, layer.reason) for layer in expected.layers
+    ]
+    assert found.outcome == expected.outcome
+
+
+def test_layers_before_the_one_that_is_tried_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, first, all_runs = _Stack(), [], []
+    forward = nn.Conv2d.forward
+
+    def counted(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        if layer is model[0]:
+            first.append(x.shape)
+        return forward(layer, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counted)
+    model[1].register_forward_hook(lambda layer, args, response: all_runs.append(response.shape))
+    _planned_on_one_batch(model)
+    # Each of the four layers is tried at two ranks.
+    assert len(first) <= len(all_runs) - 8

@@ -35,6 +35,7 @@ from amct_pytorch.tensor_decompose import (
     decompose_network,
     plan_decomposition,
 )
+from amct_pytorch.tensor_decompose.calibration.moments import MomentSums
 from amct_pytorch.tensor_decompose.calibration.positions import positions_that_fit, sample_positions
 from amct_pytorch.tensor_decompose.methods.weight_group import WeightGroup
 from amct_pytorch.tensor_decompose.model.layers import survey
@@ -244,6 +245,29 @@ def test_sampled_positions_are_spread_evenly_the_same_each_time_and_stand_for_al
     assert where.scale == 10
     assert where.item.bincount().tolist() == [10] * 4
     assert len({*zip(where.item.tolist(), *(place.tolist() for place in where.places), strict=True)}) == 40
+
+
+def test_moments_of_all_the_data_follow_from_those_of_its_halves() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        torch.randn(count, 6, generator=generator, dtype=torch.float64) + shift
+        for count, shift in ((50, 0.0), (30, 3.0), (20, -2.0))
+    ]
+    kernel = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    sums = MomentSums()
+    for half, (part, intercept) in enumerate(zip(parts, (0, 0, 1), strict=True)):
+        sums.add(half % 2, part, None, 1.0, intercept)
+    of_first, _ = sums.seen_by_first(torch.arange(6)[:, None])
+    total, _ = sums.finish(kernel)
+    centred = torch.cat([part - part.mean(0) for part in (torch.cat(parts[:2]), parts[2])])
+    expected = centred.T @ centred / len(centred)
+    torch.testing.assert_close(of_first, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(total.second, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(total.cross, kernel @ expected, rtol=1e-4, atol=1e-4)
+    assert total.energy == pytest.approx(float((kernel @ expected * kernel).sum()), rel=1e-4)
+    assert total.error(kernel) <= total.rounding
+    again, _ = sums.finish(kernel)
+    assert torch.equal(again.second, total.second)
 
 
 def test_least_squares_gets_twelve_positions_an_unknown_and_fewer_where_kept_responses_take_too_much() -> None:

@@ -14,10 +14,10 @@ from amct_pytorch.tensor_decompose.calibration.chain_fit import Start, fit_chain
 from amct_pytorch.tensor_decompose.calibration.least_squares import Moments, adapted_kernel, refit, refit_last_two
 from amct_pytorch.tensor_decompose.calibration.moments import MomentSums
 from amct_pytorch.tensor_decompose.calibration.positions import halves_of, sample_positions
-from amct_pytorch.tensor_decompose.calibration.stage_kernels import composed, prefix_offsets, seen_by_prefix
+from amct_pytorch.tensor_decompose.calibration.stage_kernels import prefix_offsets, seen_by_prefix
 from amct_pytorch.tensor_decompose.calibration.whitening import shrunk_root
 from amct_pytorch.tensor_decompose.methods import Method
-from amct_pytorch.tensor_decompose.model.compose import composed_weight, ungrouped
+from amct_pytorch.tensor_decompose.model.compose import composed_weight
 from amct_pytorch.tensor_decompose.model.spec import LayerSpec, responses_at
 
 from .split_methods import ChannelSplit, GroupedSplit, TwoRankSplit
@@ -90,7 +90,7 @@ def test_every_stage_of_a_chain_of_any_length_is_fitted_to_the_responses(
     for start in starts:
         prefix = composed_weight(start.weights[:-1], stages[:-1])
         last = refit(prefix, start.weights[-1], offsets, total, halves, stages[-1].groups).last
-        last_alone.append(total.error(composed(prefix, ungrouped(last, stages[-1].groups), offsets)))
+        last_alone.append(total.error(composed_weight([*start.weights[:-1], last], stages).flatten(1)))
     assert error(found.weights) < 0.99 * min(last_alone) <= error(plain)
     assert math.isfinite(found.ridge)
 
@@ -122,8 +122,7 @@ def test_the_last_two_of_three_stages_together_are_the_best_map_of_their_rank() 
     offsets = prefix_offsets(layer, stages[:1])
 
     def error(core: Tensor, last: Tensor) -> float:
-        both = composed_weight((core, last), stages[1:])
-        return total.error(composed(first, both, offsets))
+        return total.error(composed_weight((first, core, last), stages).flatten(1))
 
     *fitted, ridge = refit_last_two(first, core, last, offsets, total, halves)
     everywhere = sample_positions(wanted.shape, math.inf, seed=0)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import random
 import types
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from operator import is_
 from typing import Any, NamedTuple, cast
@@ -42,7 +42,7 @@ class HeldState:
 
     def __init__(self, model: nn.Module) -> None:
         self._containers: list[tuple[_Container, Any, list[Any]]] = []
-        self._empty: list[Any] = []  # kept separately, since most tables of most modules are empty
+        self._empty: defaultdict[type, list[Any]] = defaultdict(list)  # by type, as most tables of modules are empty
         self._others: list[PutBack] = []
         self._handling: dict[type, _Container | Callable[[Any], PutBack] | None] = {}
         self._seen = {id(parameter) for parameter in model.parameters()}
@@ -55,9 +55,9 @@ class HeldState:
 
     def put_back(self) -> None:
         """Restore the state. What did not change is not written."""
-        for container in self._empty:
-            kind = cast(_Container, self._handling[type(container)])
-            if kind.length(container):
+        for of_type, containers in self._empty.items():
+            kind = cast(_Container, self._handling[of_type])
+            for container in filter(kind.length, containers):
                 kind.refill(container, [])
         for kind, container, content in self._containers:
             now = kind.content(container)
@@ -82,7 +82,7 @@ class HeldState:
                 with contextlib.suppress(NotImplementedError, TypeError, ValueError):  # it cannot be copied
                     self._others.append(handling(value))
             elif not handling.length(value):
-                self._empty.append(value)
+                self._empty[type(value)].append(value)
             else:
                 content = handling.content(value)
                 self._containers.append((handling, value, content))

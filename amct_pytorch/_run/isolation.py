@@ -22,6 +22,8 @@ from .interrupts import restored_after
 # How long to watch generators for draws of other threads, in seconds: four times the interval at which Python switches
 # between threads that compute.
 _REST = 0.02
+# What has no single truth when it is compared.
+_ARRAYS = (np.ndarray, torch.Tensor)
 
 
 def leaving_no_trace(model: nn.Module) -> AbstractContextManager[None]:
@@ -43,8 +45,7 @@ def leaving_no_trace(model: nn.Module) -> AbstractContextManager[None]:
             f"the model cannot be run without changing it: {listed(lazy)} were never run "
             "and would take their shapes from the inputs: run the model once, then decompose it"
         )
-    generators = _HeldGenerators(tensor.device for tensor in itertools.chain(model.parameters(), model.buffers()))
-    held = HeldState(model)
+    put_back = putting_back(model)
     # The modules before the block, as a forward may add some. Frozen script modules have no training flag.
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     gradients = torch.is_grad_enabled()
@@ -58,12 +59,26 @@ def leaving_no_trace(model: nn.Module) -> AbstractContextManager[None]:
         torch.set_grad_enabled(gradients)
         for module, mode in modes:
             module.training = mode
+        put_back()
+
+    return restored_after(change, restore)
+
+
+def putting_back(model: nn.Module) -> Callable[[], None]:
+    """A function that puts the state of a model's modules and the generators back to what they are now.
+
+    Within a block that leaves no trace, it gives each of several runs the same state to begin with.
+    """
+    generators = _HeldGenerators(tensor.device for tensor in itertools.chain(model.parameters(), model.buffers()))
+    held = HeldState(model)
+
+    def put_back() -> None:
         try:
             held.put_back()
         finally:
             generators.put_back()
 
-    return restored_after(change, restore)
+    return put_back
 
 
 def untouched_generators(devices: Iterable[torch.device]) -> AbstractContextManager[None]:
@@ -127,6 +142,8 @@ class _Generator(NamedTuple):
 
 def _are_same(state: Any, other: Any) -> bool:
     """Whether two states of a generator are: numbers, arrays and tensors, also in tuples."""
-    if isinstance(state, tuple):
+    if isinstance(state, _ARRAYS):
+        return bool(np.array_equal(state, other))
+    if isinstance(state, tuple) and any(isinstance(part, _ARRAYS) for part in state):
         return all(map(_are_same, state, other))
-    return bool(np.array_equal(state, other))
+    return bool(state == other)

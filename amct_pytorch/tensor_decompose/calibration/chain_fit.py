@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..methods.low_rank import balanced, evened
-from ..model.compose import composed_weight, ungrouped
+from ..model.compose import composed_weight
 from ..model.spec import LayerSpec
 from .descent import improve_stage
 from .least_squares import Moments, Refit, refit, refit_last_two
-from .stage_kernels import composed, prefix_offsets
+from .stage_kernels import prefix_offsets
 from .whitening import Root
 
 
@@ -92,22 +92,20 @@ def fit_chain(
     offsets = prefix_offsets(layer, stages[:-1])
     groups = stages[-1].groups
 
-    def error_of(prefix: Tensor, weight: Tensor) -> float:
-        return total.error(composed(prefix, ungrouped(weight, groups), offsets))
-
-    found: list[tuple[Refit, Start, list[Tensor], float]] = []
-    limit = math.inf
+    found: list[tuple[Refit, Start, list[Tensor]]] = []
     for start in starts:
-        weights = [weight.double() for weight in start.weights]
-        limit = error_of(composed_weight(weights[:-1], stages[:-1]), weights[-1])
+        begin = [weight.double() for weight in start.weights]
+        weights = [*begin]
         ridge = _fit_last_two(weights, stages, layer, total, halves)
         prefix = composed_weight(weights[:-1], stages[:-1])
         result = refit(prefix, weights[-1], offsets, total, halves, groups)
         if math.isinf(result.ridge):
             result = replace(result, ridge=ridge)
-        found.append((result, start, weights[:-1], error_of(prefix, result.last)))
-    allowed = [item for item in found if item[-1] <= limit] or found[-1:]
-    result, start, before_last, _ = min(allowed, key=lambda item: item[0].expected)
+        found.append((result, start, weights[:-1]))
+    # Of the last of the starts.
+    limit = result.begin if math.isinf(ridge) else total.error(composed_weight(begin, stages).flatten(1))
+    allowed = [item for item in found if item[0].error <= limit] or found[-1:]
+    result, start, before_last = min(allowed, key=lambda item: item[0].expected)
     weights, whitened = [*before_last, result.last], start.unknowns > 0
     for index in range(len(stages) - 1):
         improved = improve_stage(weights, stages, index, layer, root, total, halves)

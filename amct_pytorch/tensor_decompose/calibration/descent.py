@@ -7,7 +7,8 @@ halves, from different images, and each half judges what the other finds. Float6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..model.compose import composed_weight, ungrouped
 from ..model.spec import LayerSpec
 from .least_squares import Moments
-from .stage_kernels import composed, onto_places, places_of, prefix_offsets, seen_by_prefix, seen_through
+from .stage_kernels import places_at, places_of, prefix_offsets, seen_by_prefix
 from .whitening import Root
 
 # Steps of conjugate gradients: few, which regularises.
@@ -52,125 +53,109 @@ def improve_stage(
     total, halves
         Moments of all the data, and of its halves.
     """
-    problem = _Problem.of(weights, stages, index, layer, root, total.second)
-    begin = problem.begin.flatten(1)
-    error = total.error(problem.kernel(begin))
-    if error <= total.rounding or min(half.weight for half in halves) == 0:
+    parts = [total, *halves]
+    own_root = root.root
+    if index:
+        # What the stages before give is all that this one sees, so the rest of the chain is fitted to its moments.
+        prefix, offsets = composed_weight(weights[:index], stages[:index]), prefix_offsets(layer, stages[:index])
+        parts = [part.through(prefix, offsets) for part in parts]
+        layer = _behind(layer, stages[:index])
+        own_root = _root_of(parts[0].second, prefix_offsets(layer, stages[index : index + 1]), root.shrinkage)
+    problem = _Problem.of(weights[index:], stages[index:], layer, own_root)
+    on_all, *on_halves = (_Squares.of(problem, part) for part in parts)
+    if on_all.begin <= total.rounding or min(half.weight for half in halves) == 0:
         return None
-    gain = sum(
-        judging.weight * (judging.error(problem.kernel(begin)) - judging.error(problem.kernel(moved)))
-        for fitted_on, judging in zip(halves, reversed(halves), strict=True)
-        for moved in [problem.descend(fitted_on)]
+    gain = -sum(
+        half.weight * judging.change(fitted_on.descend())
+        for fitted_on, judging, half in zip(on_halves, reversed(on_halves), reversed(halves), strict=True)
     )
-    return problem.weight(problem.descend(total)) if gain > 0 else None
+    return problem.weight(problem.begin.flatten(1) + on_all.descend()) if gain > 0 else None
+
+
+def _behind(layer: LayerSpec, before: Sequence[LayerSpec]) -> LayerSpec:
+    """The layer that the stages behind these stand in for: it sees their responses, where the others have a kernel."""
+    kernel = [max(sizes) for sizes in zip(*(stage.kernel_size for stage in before), strict=True)]
+    places = tuple(size - own + 1 for size, own in zip(layer.kernel_size, kernel, strict=True))
+    return replace(layer, in_channels=before[-1].out_channels, kernel_size=places, groups=1)
+
+
+def _root_of(second: Tensor, offsets: Tensor, shrinkage: float) -> Tensor:
+    """A square root (d, d), upper triangular, of the second moment of what a stage sees, shrunk by so much."""
+    moment = seen_by_prefix(second, offsets).clone()
+    variance = float(moment.diagonal().mean())
+    moment *= 1 - shrinkage
+    moment.diagonal().add_(max(shrinkage, _JITTER) * variance + torch.finfo(moment.dtype).tiny)
+    root: Tensor = torch.linalg.cholesky(moment).mT
+    return root
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Least squares for one stage, whose weight is here a matrix (R', R·kernel) without groups.
+    """Least squares for the first stage of a chain, whose weight is here a matrix (R, in·kernel) without groups.
 
     Attributes
     ----------
     begin
-        Its weight as it is (R', R, *kernel), without groups.
+        Its weight as it is (R, in, *kernel), without groups.
     groups
         Of the stage.
-    before
-        Kernel (R, in, *kernel) of the stages before it, and where they lie in a patch of all up to this stage;
-        None for the first stage.
     tail
-        Kernel (out, R', *kernel) of the stages behind it.
-    offsets
-        (d, J) of the stages up to this one, in a patch of the layer; see `prefix_offsets`.
+        The matrices (J, out, R) of the stages behind it, at each place of their kernel.
+    products
+        (J, R, J·R), those of placeᵀ·place for each pair of places of the tail.
+    places
+        Where the stage sees a patch of the layer; see `places_at`.
     root
-        (R·kernel, R·kernel), upper triangular: of the second moment of what the stage sees.
+        (d, d), upper triangular: of the second moment of what the stage sees.
     inner_root
-        (R', R'), lower triangular: of the sum over the tail's places of placeᵀ·place.
+        (R, R), lower triangular: of the sum over the tail's places of placeᵀ·place.
     """
 
     begin: Tensor
     groups: int
-    before: tuple[Tensor, Tensor] | None
     tail: Tensor
-    offsets: Tensor
+    products: Tensor
+    places: Sequence[slice | Tensor]
     root: Tensor
     inner_root: Tensor
 
     @classmethod
-    def of(
-        cls,
-        weights: Sequence[Tensor],
-        stages: Sequence[LayerSpec],
-        index: int,
-        layer: LayerSpec,
-        root: Root,
-        second: Tensor,
-    ) -> _Problem:
-        tail = composed_weight(weights[index + 1 :], stages[index + 1 :])
-        offsets = prefix_offsets(layer, stages[: index + 1])
-        inner = sum((place.T @ place for place in places_of(tail)), tail.new_zeros(tail.shape[1], tail.shape[1]))
+    def of(cls, weights: Sequence[Tensor], stages: Sequence[LayerSpec], layer: LayerSpec, root: Tensor) -> _Problem:
+        tail = torch.stack(places_of(composed_weight(weights[1:], stages[1:])))
+        side_by_side = tail.movedim(0, 1).flatten(1)
+        inner = torch.einsum("jor,jos->rs", tail, tail)
         inner.diagonal().add_(_JITTER * float(inner.diagonal().mean()) + torch.finfo(inner.dtype).tiny)
-        before, own_root = None, root.root
-        if index:
-            prefix = composed_weight(weights[:index], stages[:index])
-            kernel = [max(sizes) for sizes in zip(*(stage.kernel_size for stage in stages[: index + 1]), strict=True)]
-            before = prefix, prefix_offsets(replace(layer, kernel_size=tuple(kernel)), stages[:index])
-            moment = seen_through(prefix, seen_by_prefix(second, offsets), before[1])
-            variance = float(moment.diagonal().mean())
-            moment *= 1 - root.shrinkage
-            moment.diagonal().add_(max(root.shrinkage, _JITTER) * variance + torch.finfo(moment.dtype).tiny)
-            own_root = torch.linalg.cholesky(moment).mT
         return cls(
-            begin=ungrouped(weights[index], stages[index].groups),
-            groups=stages[index].groups,
-            before=before,
+            begin=ungrouped(weights[0], stages[0].groups),
+            groups=stages[0].groups,
             tail=tail,
-            offsets=offsets,
-            root=own_root,
+            products=tail.mT @ side_by_side,
+            places=places_at(prefix_offsets(layer, stages[:1])),
+            root=root,
             inner_root=torch.linalg.cholesky(inner),
         )
 
-    def kernel(self, rows: Tensor) -> Tensor:
-        """The kernel (out, D) of the chain with this weight (R', R·kernel)."""
-        if self.before is not None:
-            prefix, offsets = self.before
-            rows = composed(prefix, rows.reshape(self.begin.shape), offsets)
-        return composed(rows, self.tail, self.offsets)
-
     def weight(self, rows: Tensor) -> Tensor:
-        """The weight (R', R / groups, *kernel) as the stage has it."""
+        """The weight (R, in / groups, *kernel) as the stage has it."""
         parts = rows.reshape(self.begin.shape).chunk(self.groups)
         size = self.begin.shape[1] // self.groups
         return torch.cat([part[:, group * size : (group + 1) * size] for group, part in enumerate(parts)])
 
-    def descend(self, moments: Moments) -> Tensor:
-        """A few steps of conjugate gradients, preconditioned as if the places of the tail saw independent inputs."""
-        rows = self.begin.flatten(1)
-        rest = self._gradient(moments.cross - self.kernel(rows) @ moments.second)
-        direction = self._conditioned(rest)
-        power = float((rest * direction).sum())
-        step = direction
-        for _ in range(_STEPS):
-            image = self._gradient(self.kernel(step) @ moments.second)
-            curvature = float((step * image).sum())
-            if not (power > 0 and curvature > 0):
-                break
-            rows = rows + power / curvature * step
-            rest = rest - power / curvature * image
-            direction = self._conditioned(rest)
-            power, before = float((rest * direction).sum()), power
-            step = direction + power / before * step
-        return rows
+    def asked(self, cross: Tensor) -> Tensor:
+        """What responses whose moment with the patches is (out, D) ask of the weight: half the negative gradient."""
+        return self._within_groups(
+            _total(matrix.T @ cross[:, place] for matrix, place in zip(self.tail, self.places, strict=True))
+        )
 
-    def _gradient(self, of_kernel: Tensor) -> Tensor:
-        """The transpose of `kernel`."""
-        places = zip(places_of(self.tail), self.offsets.unbind(1), strict=True)
-        rows = of_kernel.new_zeros(self.tail.shape[1], len(self.offsets))
-        for place, offset in places:
-            rows += place.T @ of_kernel[:, offset]
-        return self._within_groups(rows if self.before is None else onto_places(self.before[0], rows, self.before[1]))
+    def answered(self, rows: Tensor, second: Tensor) -> Tensor:
+        """The same of the responses of the chain with this weight, to patches of this second moment (D, D)."""
+        images = torch.cat([rows @ second[place] for place in self.places])  # (J·R, D)
+        return self._within_groups(
+            _total(product @ images[:, place] for product, place in zip(self.products, self.places, strict=True))
+        )
 
-    def _conditioned(self, gradient: Tensor) -> Tensor:
+    def conditioned(self, gradient: Tensor) -> Tensor:
+        """The gradient preconditioned as if the places of the tail saw independent inputs."""
         by_output = torch.cholesky_solve(gradient, self.inner_root)
         return self._within_groups(torch.cholesky_solve(by_output.T, self.root, upper=True).T)
 
@@ -179,3 +164,59 @@ class _Problem:
         if self.groups == 1:
             return rows
         return ungrouped(self.weight(rows), self.groups).flatten(1)
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """The error of the response on some moments, by the change of the weight.
+
+    Attributes
+    ----------
+    problem
+        What the weight is of.
+    second
+        (D, D), second moment of the patches.
+    rest
+        What the weight as it is leaves of the response asks of it.
+    begin
+        The error with that weight.
+    """
+
+    problem: _Problem
+    second: Tensor
+    rest: Tensor
+    begin: float
+
+    @classmethod
+    def of(cls, problem: _Problem, moments: Moments) -> _Squares:
+        rows = problem.begin.flatten(1)
+        asked = problem.asked(moments.cross)
+        rest = asked - problem.answered(rows, moments.second)
+        begin = max(0.0, moments.energy - float((rows * (asked + rest)).sum()))
+        return cls(problem, moments.second, rest, begin)
+
+    def change(self, step: Tensor) -> float:
+        """By how much a change of the weight changes the error."""
+        return float((step * (self.problem.answered(step, self.second) - 2 * self.rest)).sum())
+
+    def descend(self) -> Tensor:
+        """The change of the weight after a few steps of conjugate gradients."""
+        rest, moved = self.rest, torch.zeros_like(self.rest)
+        direction = self.problem.conditioned(rest)
+        power = float((rest * direction).sum())
+        step = direction
+        for _ in range(_STEPS):
+            image = self.problem.answered(step, self.second)
+            curvature = float((step * image).sum())
+            if not (power > 0 and curvature > 0):
+                break
+            moved = moved + power / curvature * step
+            rest = rest - power / curvature * image
+            direction = self.problem.conditioned(rest)
+            power, before = float((rest * direction).sum()), power
+            step = direction + power / before * step
+        return moved
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +25,9 @@ from .runs import Runs
 
 # Positions of each response that are compared: enough for an error to three digits, and little memory.
 _POSITIONS_KEPT = 4096
+# Bytes of responses that are kept so that they need not be computed again for each layer: less than the fit of a large
+# layer works in afterwards.
+_REPLAYED = 2**27
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,10 @@ def judge(
     plain = _Side([group.plain for group in groups])
     judged = runs.judged
     for index in judged:
-        original = _Original(runs, index, groups)
-        for side in (fitted, plain):
-            original.compare(side)
+        with runs.repeatedly(index) as outputs:
+            original = _Original(runs.model, index, outputs, groups)
+            for side in (fitted, plain):
+                original.compare(side)
     for side in (fitted, plain):
         side.pool(processes)
     counts, held_out = zip(*processes.gather((len(judged), bool(runs.held_out))), strict=True)
@@ -157,11 +162,13 @@ def judge_each_alone(
         if seen >= items:
             break
         seen += batch_size_of(batch) or 1
-        original = _Original(runs, index, groups)
-        for number, pair in enumerate(sides):
-            report(number)
-            for side in pair:
-                original.compare(side)
+        with runs.repeatedly(index) as outputs:
+            original = _Original(runs.model, index, outputs, groups, replayed=_REPLAYED)
+            for number, pair in enumerate(sides):
+                report(number)
+                for side in pair:
+                    original.compare(side)
+            del original  # so that what it keeps is not beside what that of the next batch keeps
     found = []
     for pair in sides:
         for side in pair:
@@ -172,33 +179,84 @@ def judge_each_alone(
 
 
 class _Original:
-    """What the model as it is gives for a batch: its outputs, and samples of the responses of layers."""
+    """What the model as it is gives for a batch: its outputs, and samples of the responses of layers.
 
-    def __init__(self, runs: Runs, index: int, groups: Sequence[Candidates]) -> None:
-        self._runs, self._index = runs, index
+    Parameters
+    ----------
+    model
+        The model.
+    index
+        Number of the batch.
+    outputs
+        Runs the model on it.
+    groups
+        What its layers are to be compared with.
+    replayed
+        Bytes of responses that are kept as a whole. Before the first of the layers that are replaced, those kept are
+        given again instead of being computed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        index: int,
+        outputs: Callable[[], object],
+        groups: Sequence[Candidates],
+        replayed: int = 0,
+    ) -> None:
+        self._index, self._run, self._left = index, outputs, replayed
+        self._calls: list[tuple[nn.Module, Tensor | None]] = []
+        """All calls of these layers in their order, with the response where it is kept."""
         self._specs = {module: group.spec for group in groups for module in group.fitted}
         self._responses: dict[nn.Module, list[tuple[torch.Size, Tensor]]] = {module: [] for module in self._specs}
-        with acting({module: self._recorded(module) for module in self._specs}):
-            self._outputs = comparable(runs.outputs(index))
+        names = {module: name for name, module in model.named_modules()}
+        with acting({module: self._recorded(module, names[module]) for module in self._specs}):
+            self._outputs = comparable(outputs())
 
     def compare(self, side: _Side) -> None:
         """Run the model with its layers replaced as on a side, and add up what differs there."""
-        with acting({module: self._compared(module, chain, side) for module, chain in side.chains.items()}):
-            side.outputs.add(self._outputs, self._runs.outputs(self._index))
+        compared = {module: self._compared(module, chain, side) for module, chain in side.chains.items()}
+        with acting({**self._replayed(side), **compared}):
+            side.outputs.add(self._outputs, self._run())
 
     def _sampled(self, module: nn.Module, response: Tensor) -> Tensor:
         batched = self._specs[module].batched(response)
         return responses_at(batched, sample_positions(batched.shape, _POSITIONS_KEPT, seed=0))
 
-    def _recorded(self, module: nn.Module) -> Forward:
-        name = next(name for name, other in self._runs.model.named_modules() if other is module)
-
+    def _recorded(self, module: nn.Module, name: str) -> Forward:
         def forward(input: Tensor) -> Tensor:  # noqa: A002  # Conv2d's own name for it
             response = checked_response(module, input, name, self._index)
             self._responses[module].append((response.shape, self._sampled(module, response)))
+            self._calls.append((module, self._kept(response)))
             return response
 
         return forward
+
+    def _kept(self, response: Tensor) -> Tensor | None:
+        """A copy, as the model may work in place, while there is memory for it."""
+        if response.nbytes > self._left:
+            return None
+        self._left -= response.nbytes
+        return response.clone()
+
+    def _replayed(self, side: _Side) -> dict[nn.Module, Forward]:
+        """What gives the responses kept once more, by layer that runs before those replaced on a side.
+
+        Up to there the model sees what the original saw, whatever it does with it.
+        """
+        before = list(itertools.takewhile(lambda call: call[0] not in side.chains, self._calls))
+        responses: dict[nn.Module, list[Tensor | None]] = {}
+        for module, response in before:
+            responses.setdefault(module, []).append(response)
+
+        def replaying(module: nn.Module, kept: Iterator[Tensor | None]) -> Forward:
+            def forward(input: Tensor) -> Tensor:  # noqa: A002
+                response = next(kept, None)
+                return type(module).forward(module, input) if response is None else response.clone()
+
+            return forward
+
+        return {module: replaying(module, iter(kept)) for module, kept in responses.items()}
 
     def _compared(self, module: nn.Module, chain: Forward, side: _Side) -> Forward:
         wanted = iter(self._responses[module])

@@ -7,7 +7,6 @@ separable split or Tucker-2 regains part of that error, a split of channels next
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -34,7 +33,7 @@ _Parts = tuple[Moments, tuple[Moments, Moments]]
 def seen_through_data(
     by_method: Mapping[str, WeightGroup], sums: MomentSums, mode: LayerMode | None
 ) -> dict[str, OnData]:
-    """What is to be expected of the splits of a weight by each method; the sums are not used up.
+    """What is to be expected of the splits of a weight by each method.
 
     Parameters
     ----------
@@ -49,7 +48,7 @@ def seen_through_data(
     parts = None
     if mode is not None and sums.offsets is None:
         group = next(iter(by_method.values()))
-        parts = copy.deepcopy(sums).finish(ungrouped(group.weight().double(), group.spec.groups).flatten(1))
+        parts = sums.finish(ungrouped(group.weight().double(), group.spec.groups).flatten(1))
     return {name: _on_data(group, sums, parts, mode) for name, group in by_method.items()}
 
 

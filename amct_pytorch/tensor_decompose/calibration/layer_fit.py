@@ -15,7 +15,7 @@ from .chain_fit import ChainFit, Start, fit_chain
 from .data import LayerMode
 from .least_squares import adapted_kernel
 from .moments import MomentSums
-from .stage_kernels import prefix_offsets, seen_by_prefix
+from .stage_kernels import prefix_offsets
 from .whitening import Root, shrunk_root
 
 
@@ -117,7 +117,7 @@ def fit(
     plain
         The split of the weight alone, at the ranks wanted.
     sums
-        Of the calibration data; they are used up. In whiten they need not be of whole patches.
+        Of the calibration data. In whiten they need not be of whole patches.
     biases
         The number of each layer's bias; see `correctable_biases`.
     mode
@@ -132,15 +132,9 @@ def fit(
     offsets = prefix_offsets(group.spec, stages[:1])
     means = sums.means()
     total, halves = sums.finish(kernel)
-    first_moments = [
-        seen_by_prefix(part.second, offsets) if sums.offsets is None else part.second for part in (total, *halves)
-    ]
+    seen, seen_by_halves = sums.seen_by_first(offsets)
     scarcity = max(1.0, group.spec.patch_size / sums.samples) if mode == "reconstruct" else 1.0
-    root = shrunk_root(
-        first_moments[0],
-        [(half.weight, second) for half, second in zip(halves, first_moments[1:], strict=True)],
-        least=0.0 if as_seen else plain.error**2 * scarcity,
-    )
+    root = shrunk_root(seen, seen_by_halves, least=0.0 if as_seen else plain.error**2 * scarcity)
     whitened = group.factors(ranks, group.spectrum(root.root), root.root)
     start = Start(whitened.weights, unknowns=len(offsets), patches=offsets.shape[1])
     chain = ChainFit(tuple(weight.double() for weight in whitened.weights), start, whitened=True, ridge=math.inf)

@@ -10,15 +10,15 @@ data: the moments come in two halves, from different images, and each half judge
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..model.compose import ungrouped
-from .stage_kernels import composed, onto_places, seen_through
+from .stage_kernels import onto_places, seen_through
 from .whitening import Root, shrunk_root
 
 # Ridges to choose from, in units of the mean variance of what the last stage sees.
@@ -51,6 +51,22 @@ class Moments:
     energy: float
     rounding: float
 
+    def through(self, prefix: Tensor, offsets: Tensor) -> Moments:
+        """Those of what the first stages of a chain answer, at all places that the next one sees.
+
+        Parameters
+        ----------
+        prefix
+            Kernel (R, in, *kernel) of the first stages, without groups, float64.
+        offsets
+            (d, J) of the prefix; see `prefix_offsets`.
+        """
+        return replace(
+            self,
+            second=seen_through(prefix, self.second, offsets),
+            cross=onto_places(prefix, self.cross, offsets),
+        )
+
     def error(self, kernel: Tensor) -> float:
         """The mean of ‖t − W'·P‖² for a kernel W' of (out, D)."""
         return max(0.0, self.energy + float(((kernel @ self.second - 2 * self.cross) * kernel).sum()))
@@ -69,11 +85,15 @@ class Refit:
         data were not trusted at all, and the factor is the one it began with.
     expected
         Estimate of the error of the response on other data: each half's fit on the other half.
+    begin, error
+        Error of the response on these data with the factor that it began with, and with this one.
     """
 
     last: Tensor
     ridge: float
     expected: float
+    begin: float
+    error: float
 
 
 def refit(
@@ -97,24 +117,24 @@ def refit(
     groups
         Of the last stage.
     """
-    start = last.flatten(1)
+    problem = _Problem.of(prefix, last, offsets, total, groups)
     ridge, expected = ridge_expected(prefix, last, offsets, total, halves, groups)
     if math.isinf(ridge):
-        return Refit(last, ridge, expected)
-    step = _Problem.of(prefix, start, offsets, total, groups).step(ridge)
-    return Refit((start + step).reshape(last.shape), ridge, expected)
+        return Refit(last, ridge, expected, problem.begin, problem.begin)
+    step = problem.step(ridge)
+    error = max(0.0, problem.begin + problem.change(step))
+    return Refit(last + step.reshape(last.shape), ridge, expected, problem.begin, error)
 
 
 def ridge_expected(
     prefix: Tensor, last: Tensor, offsets: Tensor, total: Moments, halves: Sequence[Moments], groups: int = 1
 ) -> tuple[float, float]:
     """The ridge that `refit` chooses, and the error that it expects on other data; see `Refit`."""
-    start = last.flatten(1)
-    begin = total.error(composed(prefix, ungrouped(last, groups), offsets))
+    problems = [_Problem.of(prefix, last, offsets, half, groups) for half in halves]
+    weight = sum(half.weight for half in halves)
+    begin = sum(half.weight / weight * problem.begin for half, problem in zip(halves, problems, strict=True))
     if begin <= total.rounding or min(half.weight for half in halves) == 0:
         return math.inf, begin
-    problems = [_Problem.of(prefix, start, offsets, half, groups) for half in halves]
-    weight = sum(half.weight for half in halves)
     ridges = (*_RIDGES, math.inf)
     errors = [0.0] * len(ridges)
     for fitted_on, other, half in zip(problems, reversed(problems), reversed(halves), strict=True):
@@ -155,8 +175,8 @@ def refit_last_two(
         In units of the mean variance of what the core sees; infinite where the factors are those given.
     """
     start = last.flatten(1) @ core.flatten(1)
-    error = total.error(composed(prefix, start.reshape(len(start), *core.shape[1:]), offsets))
-    if error <= total.rounding or min(half.weight for half in halves) == 0:
+    block = _Block.of(prefix, start, offsets, total, total.cross)
+    if total.energy + block.begin <= total.rounding or min(half.weight for half in halves) == 0:
         return core, last, math.inf
     blocks = [_Block.of(prefix, start, offsets, half, half.cross) for half in halves]
     changes = [0.0] * len(_RIDGES)
@@ -168,13 +188,13 @@ def refit_last_two(
     if changes[least] >= 0:
         return core, last, math.inf
     ridge = _RIDGES[least]
-    left, right = _Block.of(prefix, start, offsets, total, total.cross).of_rank(start, ridge, len(core))
+    left, right = block.of_rank(start, ridge, len(core))
     return right.reshape(core.shape), left.reshape(last.shape), ridge
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Least squares for the change of one group of the last factor, in the eigenbasis of what it sees (p numbers).
+    """Least squares for the change of one group of the last factor, which sees p numbers.
 
     Attributes
     ----------
@@ -184,29 +204,31 @@ class _Block:
         (out / groups, p), mean of what the start leaves of the response, times what the group sees.
     begin
         Error of the group at the start, less the energy of its responses.
-    values, basis
-        Eigenvalues (p,) of the standardised second moment, and its eigenvectors (p, p) in the units of the factor.
     """
 
     second: Tensor
     left: Tensor
     begin: float
-    values: Tensor
-    basis: Tensor
 
     @classmethod
     def of(cls, prefix: Tensor, start: Tensor, offsets: Tensor, moments: Moments, cross: Tensor) -> _Block:
         second, cross = seen_through(prefix, moments.second, offsets), onto_places(prefix, cross, offsets)
-        diagonal = second.diagonal()
-        floor = _JITTER_OF_INPUTS * float(diagonal.mean()) + torch.finfo(second.dtype).tiny
+        answered = start @ second
+        return cls(second, cross - answered, float(((answered - 2 * cross) * start).sum()))
+
+    @functools.cached_property
+    def _eigen(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (p,) of the standardised second moment, and eigenvectors (p, p) in the units of the factor."""
+        diagonal = self.second.diagonal()
+        floor = _JITTER_OF_INPUTS * float(diagonal.mean()) + torch.finfo(diagonal.dtype).tiny
         scale = diagonal.clamp_min(floor).rsqrt()
-        values, vectors = torch.linalg.eigh(scale[:, None] * second * scale)
-        begin = float(((start @ second - 2 * cross) * start).sum())
-        return cls(second, cross - start @ second, begin, values.clamp_min(0), scale[:, None] * vectors)
+        values, vectors = torch.linalg.eigh(scale[:, None] * self.second * scale)
+        return values.clamp_min(0), scale[:, None] * vectors
 
     def step(self, ridge: float) -> Tensor:
         """The best change (out / groups, p) of the factor."""
-        return (self.left @ self.basis) / (self.values + ridge) @ self.basis.T
+        values, basis = self._eigen
+        return (self.left @ basis) / (values + ridge) @ basis.T
 
     def of_rank(self, start: Tensor, ridge: float, rank: int) -> tuple[Tensor, Tensor]:
         """The best factor at a rank, as a product of orthonormal columns (out / groups, rank) and (rank, p)."""
@@ -221,10 +243,11 @@ class _Block:
 
     def changes_on(self, other: _Block, ridges: Sequence[float]) -> list[float]:
         """By how much this block's step at each ridge changes the error of the other block."""
-        images = self.left @ self.basis
-        linear = (images * (other.left @ self.basis)).sum(0)
-        quadratic = (images.T @ images) * (self.basis.T @ other.second @ self.basis)
-        steps = [1 / (self.values + ridge) for ridge in ridges]
+        values, basis = self._eigen
+        images = self.left @ basis
+        linear = (images * (other.left @ basis)).sum(0)
+        quadratic = (images.T @ images) * (basis.T @ other.second @ basis)
+        steps = [1 / (values + ridge) for ridge in ridges]
         return [float(step @ quadratic @ step - 2 * linear @ step) for step in steps]
 
 
@@ -236,11 +259,11 @@ class _Problem:
     begin: float
 
     @classmethod
-    def of(cls, prefix: Tensor, start: Tensor, offsets: Tensor, moments: Moments, groups: int) -> _Problem:
+    def of(cls, prefix: Tensor, last: Tensor, offsets: Tensor, moments: Moments, groups: int) -> _Problem:
         blocks = tuple(
-            _Block.of(rows, part, offsets, moments, cross)
-            for rows, part, cross in zip(
-                prefix.chunk(groups), start.chunk(groups), moments.cross.chunk(groups), strict=True
+            _Block.of(rows, start, offsets, moments, cross)
+            for rows, start, cross in zip(
+                prefix.chunk(groups), last.flatten(1).chunk(groups), moments.cross.chunk(groups), strict=True
             )
         )
         return cls(blocks, max(0.0, moments.energy + sum(block.begin for block in blocks)))
@@ -248,6 +271,11 @@ class _Problem:
     def step(self, ridge: float) -> Tensor:
         """The best change (out, p) of the last factor."""
         return torch.cat([block.step(ridge) for block in self.blocks])
+
+    def change(self, step: Tensor) -> float:
+        """By how much a step changes the error."""
+        parts = step.chunk(len(self.blocks))
+        return sum(block.change(part) for block, part in zip(self.blocks, parts, strict=True))
 
     def changes_on(self, other: _Problem, ridges: Sequence[float]) -> list[float]:
         """By how much this problem's step at each ridge changes the error of the other problem."""

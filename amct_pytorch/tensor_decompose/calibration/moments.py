@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -50,6 +49,7 @@ class _Sums:
     rows_of_block: int = 0
     cross: Tensor | None = None
     energy: float = 0.0
+    noise: float = 0.0  # mean square of the white noise that was added when the second moment was centred
     by_intercept: dict[int, tuple[float, Tensor, Tensor | None]] = field(default_factory=dict)
 
     def flush(self) -> None:
@@ -58,6 +58,53 @@ class _Sums:
             lower = self.block.cpu().tril_()
             self.second = _plus(self.second, lower + lower.tril(-1).T, self.unit_of_block**2)
             self.block, self.rows_of_block = None, 0
+
+    def centre(self, offsets: Tensor | None) -> None:
+        """Turn the second moment into the mean, centred by intercept. Works in its own storage, which may be large."""
+        self.flush()
+        if self.second is None:
+            return
+        # What rounding may have left in place of nothing: as if the patches had a little white noise.
+        self.noise = _ROUNDING * float(self.second.diagonal().mean()) / self.weight
+        for weight, patches, _ in self.by_intercept.values():
+            _add_outer(self.second, patches, offsets, -1 / weight)
+        self.second /= self.weight
+        self.second.diagonal().add_(self.noise)
+
+    def moments(self, kernel: Tensor, whole: bool, like: Tensor) -> Moments:
+        """All moments, once the second is centred. Works in the sums' own storage.
+
+        Parameters
+        ----------
+        kernel
+            See `MomentSums.finish`.
+        whole
+            Whether the second moment is that of whole patches.
+        like
+            A second moment of the same size, where there is none of these.
+        """
+        if self.second is None:
+            return Moments(0.0, torch.zeros_like(like), torch.zeros_like(kernel), 0.0, 0.0)
+        cross, energy = self.cross, self.energy
+        energy_of_means = _energy_of_means(self.by_intercept, kernel)
+        if cross is not None:
+            for weight, patches, targets in self.by_intercept.values():
+                if targets is not None:
+                    cross.addr_(targets, patches, alpha=-1 / weight)
+                    energy -= float(targets @ targets) / weight
+            cross /= self.weight
+            energy /= self.weight
+            # The layer answers the white noise too. On noise the plain split is the best, so this cannot make a fit
+            # worse than it on the data.
+            if whole:
+                cross = cross.add_(kernel, alpha=self.noise)
+                energy += self.noise * float(kernel.square().sum())
+        elif whole:
+            cross = kernel @ self.second
+            energy = float((cross * kernel).sum())
+        else:
+            cross = torch.zeros_like(kernel)  # of no use without whole patches
+        return Moments(self.weight, self.second, cross, energy, _ROUNDING * (energy + energy_of_means / self.weight))
 
     def pool(self, processes: ProcessGroup) -> None:
         """Add up what every process has summed."""
@@ -101,9 +148,11 @@ class MomentSums:
     offsets: Tensor | None = None
     samples: int = 0
     _halves: tuple[_Sums, _Sums] = field(default_factory=lambda: (_Sums(), _Sums()))
+    _centred: bool = False
+    _finished: tuple[Moments, Moments] | None = None
 
     def add(self, half: int, patches: Tensor, targets: Tensor | None, scale: float, intercept: int | None) -> None:
-        """Add a block of sampled positions.
+        """Add a block of sampled positions, before anything is asked for.
 
         Parameters
         ----------
@@ -169,7 +218,7 @@ class MomentSums:
         }
 
     def seen_by_first(self, offsets: Tensor) -> tuple[Tensor, list[tuple[float, Tensor]]]:
-        """Centred second moments of what the first stage sees, without using the sums up.
+        """Centred second moments of what the first stage sees.
 
         Parameters
         ----------
@@ -183,48 +232,67 @@ class MomentSums:
         halves : list
             Weight and second moment (d, d) of each half.
         """
-        parts = []
+        self._centre()
+        nothing = torch.zeros(len(offsets), len(offsets), dtype=torch.float64, device="cpu")
+        halves = []
         for half in self._halves:
-            half.flush()
-        for sums in ([*self._halves], [self._halves[0]], [self._halves[1]]):
-            weight = sum(half.weight for half in sums)
-            second = torch.zeros(len(offsets), len(offsets), dtype=torch.float64, device="cpu")
-            for half in sums:
-                if half.second is not None:
-                    second += half.second if self.offsets is not None else seen_by_prefix(half.second, offsets)
-            if weight:
-                noise = _ROUNDING * float(second.diagonal().mean()) / weight
-                for count, patches, _ in _by_intercept(sums).values():
-                    seen = patches[offsets]  # (d, J)
-                    second.addmm_(seen, seen.T, alpha=-1 / (count * offsets.shape[1]))
-                second /= weight
-                second.diagonal().add_(noise)
-            parts.append((weight, second))
-        return parts[0][1], parts[1:]
+            second = nothing if half.second is None else half.second
+            whole = second is not nothing and self.offsets is None
+            halves.append((half.weight, seen_by_prefix(second, offsets) if whole else second))
+        return self._second_of_all([seen for _, seen in halves], offsets), halves
 
     def finish(self, kernel: Tensor) -> tuple[Moments, tuple[Moments, Moments]]:
-        """The centred moments of all the data and of its halves; the sums are used up.
+        """The centred moments of all the data and of its halves, which are computed once.
 
         Parameters
         ----------
         kernel
-            (out, D), float64: its responses are the targets where none were given.
+            (out, D), float64: its responses are the targets where none were given. The same one each time.
         """
-        first, second = self._halves
-        first.flush()
-        second.flush()
-        sums = [half.second for half in self._halves if half.second is not None]
-        crosses = [half.cross for half in self._halves if half.cross is not None]
-        both = _Sums(
-            weight=first.weight + second.weight,
-            second=sums[0].clone() if len(sums) == 1 else sums[0] + sums[1],
-            cross=None if not crosses else sum(crosses[1:], crosses[0].clone()),
-            energy=first.energy + second.energy,
-            by_intercept=_by_intercept(self._halves),
-        )
-        parts = [_centred(part, kernel, self.offsets, both) for part in (both, first, second)]
-        self._halves = (_Sums(), _Sums())
-        return parts[0], (parts[1], parts[2])
+        self._centre()
+        if self._finished is None:
+            like = next(half.second for half in self._halves if half.second is not None)
+            first, second = (half.moments(kernel, self.offsets is None, like) for half in self._halves)
+            self._finished = (first, second)
+        halves = self._finished
+        weight = sum(half.weight for half in halves)
+        cross = halves[0].cross * (halves[0].weight / weight)
+        cross.add_(halves[1].cross, alpha=halves[1].weight / weight)
+        energy = sum(half.weight * half.energy for half in halves) / weight
+        for count, patches, targets in self._apart():
+            answers = kernel @ patches if targets is None else targets
+            if self.offsets is None:
+                cross.addr_(answers, patches, alpha=count / weight)
+                energy += count * float(answers @ answers) / weight
+        rounding = _ROUNDING * (energy + _energy_of_means(_by_intercept(self._halves), kernel) / weight)
+        second_of_all = self._second_of_all([half.second for half in halves], self.offsets)
+        return Moments(weight, second_of_all, cross, energy, rounding), halves
+
+    def _centre(self) -> None:
+        if not self._centred:
+            for half in self._halves:
+                half.centre(self.offsets)
+            self._centred = True
+
+    def _second_of_all(self, halves: Sequence[Tensor], offsets: Tensor | None) -> Tensor:
+        """The centred second moment of all the data: the mean of its halves, and how far their means are apart."""
+        weights = [half.weight for half in self._halves]
+        total = halves[0] * (weights[0] / sum(weights))
+        total.add_(halves[1], alpha=weights[1] / sum(weights))
+        for count, patches, _ in self._apart():
+            _add_outer(total, patches, offsets, count / sum(weights))
+        return total
+
+    def _apart(self) -> list[tuple[float, Tensor, Tensor | None]]:
+        """By intercept how far the means of the halves are apart, for patches and targets, and the weight of that."""
+        first, second = (half.by_intercept for half in self._halves)
+        apart = []
+        for intercept in filter(second.__contains__, first):
+            (weight, patches, targets), (other, other_patches, other_targets) = first[intercept], second[intercept]
+            between = patches / weight - other_patches / other
+            wanted = None if targets is None or other_targets is None else targets / weight - other_targets / other
+            apart.append((weight * other / (weight + other), between, wanted))
+        return apart
 
 
 def _add_gram(block: Tensor, rows: Tensor, scale: float) -> None:
@@ -248,42 +316,22 @@ def _by_intercept(halves: Sequence[_Sums]) -> dict[int, tuple[float, Tensor, Ten
     return both
 
 
-def _centred(sums: _Sums, kernel: Tensor, offsets: Tensor | None, like: _Sums) -> Moments:
-    """Means, centred by intercept. Works in the sums' own storage, which may be large."""
-    if sums.second is None:
-        empty = torch.zeros_like(cast(Tensor, like.second))
-        return Moments(0.0, empty, torch.zeros_like(kernel), 0.0, 0.0)
-    second, cross, energy = sums.second, sums.cross, sums.energy
-    raw = float(second.diagonal().mean()) / sums.weight
-    energy_of_means = 0.0
-    for weight, patches, targets in sums.by_intercept.values():
-        if offsets is None:
-            second.addr_(patches, patches, alpha=-1 / weight)
-        else:
-            seen = patches[offsets]  # (d, J)
-            second.addmm_(seen, seen.T, alpha=-1 / (weight * offsets.shape[1]))
-        if cross is not None and targets is not None:
-            cross.addr_(targets, patches, alpha=-1 / weight)
-            energy -= float(targets @ targets) / weight
+def _energy_of_means(by_intercept: Mapping[int, tuple[float, Tensor, Tensor | None]], kernel: Tensor) -> float:
+    """Sum over the intercepts of the energy of their mean response, times its weight."""
+    found = 0.0
+    for weight, patches, targets in by_intercept.values():
         answers = kernel @ patches if targets is None else targets
-        energy_of_means += float(answers @ answers) / weight
-    second /= sums.weight
-    if cross is not None:
-        cross /= sums.weight
-        energy /= sums.weight
-    elif offsets is None:
-        cross = kernel @ second
-        energy = float((cross * kernel).sum())
-    else:
-        cross = torch.zeros_like(kernel)  # of no use without whole patches
-    # What rounding may have left in place of nothing: as if the patches had a little white noise that the layer
-    # answers. On noise the plain split is the best, so this cannot make a fit worse than it on the data.
-    noise = _ROUNDING * raw
-    second.diagonal().add_(noise)
+        found += float(answers @ answers) / weight
+    return found
+
+
+def _add_outer(second: Tensor, patches: Tensor, offsets: Tensor | None, scale: float) -> None:
+    """Add scale·patches·patchesᵀ to a second moment; given offsets, to that of what a first stage sees."""
     if offsets is None:
-        cross = cross + noise * kernel
-        energy += noise * float(kernel.square().sum())
-    return Moments(sums.weight, second, cross, energy, _ROUNDING * (energy + energy_of_means / sums.weight))
+        second.addr_(patches, patches, alpha=scale)
+    else:
+        seen = patches[offsets]  # (d, J)
+        second.addmm_(seen, seen.T, alpha=scale / offsets.shape[1])
 
 
 def _plus(total: Tensor | None, block: Tensor, scale: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,9 +200,8 @@ class _Fitting:
         return self.factoring.reuse.once(_RECORDING, record)
 
     def own_sums(self, recording: _Recording, index: int) -> MomentSums:
-        """Those of a group, to be used up."""
-        sums = recording.sums[index]
-        return copy.deepcopy(sums) if self.factoring.reuse.keeps(_RECORDING) else sums
+        """Those of a group, which go once it is fitted, unless further plans need them."""
+        return recording.sums[index] if self.factoring.reuse.keeps(_RECORDING) else recording.sums.pop(index)
 
     def _run_original(self, recorders: Recorders, forward_of: Callable[[LayerRecorder], Forward]) -> list[int]:
         """Run the original on the batches, recording; see `_Recording.order`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..._run.inputs import batch_size_of, call_with, described, tensors_of
 from ..._run.interrupts import interrupt_if_pressed
-from ..._run.isolation import leaving_no_trace
+from ..._run.isolation import leaving_no_trace, putting_back
 from ..._run.tensors import checksum, map_tensors
 from ...errors import AmctError, InputsError, shown
 from .data import Calibration, mode_of_layers
@@ -132,10 +132,21 @@ class Runs:
                     with contextlib.suppress(EndOfRun):
                         self._forward(index, batch)
 
-    def outputs(self, index: int) -> object:
-        """What the model gives for one of the batches that errors are measured on."""
+    @contextlib.contextmanager
+    def repeatedly(self, index: int) -> Iterator[Callable[[], object]]:
+        """A function that gives the model's outputs for one of the batches that errors are measured on.
+
+        However often it is called, the model and the random generators are each time as they were at first.
+        """
         with leaving_no_trace(self.model):
-            return self._forward(index, self.judged[index])
+            put_back = putting_back(self.model)
+
+            def outputs() -> object:
+                found = self._forward(index, self.judged[index])
+                put_back()
+                return found
+
+            yield outputs
 
     def _batches(self) -> Iterator[Any]:
         """The batches of one pass.

@@ -46,6 +46,23 @@ def first_stage_offsets(group: WeightGroup) -> Tensor:
     return prefix_offsets(group.spec, group.stages(smallest)[:1])
 
 
+def places_at(offsets: Tensor) -> list[slice | Tensor]:
+    """What selects the values of a patch (D,) that the first stages see at each of the J places: (d,) of them.
+
+    A slice where they are evenly spaced, so that nothing is copied.
+
+    Parameters
+    ----------
+    offsets
+        (d, J); see `prefix_offsets`.
+    """
+    steps = {int(step) for step in offsets.diff(dim=0).unique()}
+    if len(steps) != 1:
+        return [*offsets.unbind(1)]
+    (step,) = steps
+    return [slice(int(first), int(last) + 1, step) for first, last in zip(offsets[0], offsets[-1], strict=True)]
+
+
 def seen_by_prefix(second: Tensor, offsets: Tensor) -> Tensor:
     """The second moment (d, d) of what the first stages see: the mean over the places of the later stages' kernel.
 
@@ -56,29 +73,16 @@ def seen_by_prefix(second: Tensor, offsets: Tensor) -> Tensor:
     offsets
         (d, J); see `prefix_offsets`.
     """
+    if offsets.shape[1] == 1 and len(offsets) == len(second):
+        return second  # it is that of the whole patches in their own order
     total = second.new_zeros(len(offsets), len(offsets))
-    for offset in offsets.unbind(1):
-        total += second[offset[:, None], offset]
+    for place in places_at(offsets):
+        total += second[place][:, place]
     return total / offsets.shape[1]
 
 
-def composed(prefix: Tensor, last: Tensor, offsets: Tensor) -> Tensor:
-    """The kernel (out, D) of two stages (R, in, *kernel) and (out, R, *kernel) without groups, one after the other.
-
-    Parameters
-    ----------
-    offsets
-        (d, J) of the prefix; see `prefix_offsets`.
-    """
-    kernel = prefix.new_zeros(len(last), int(offsets.max()) + 1)
-    rows = prefix.flatten(1)
-    for place, offset in zip(places_of(last), offsets.unbind(1), strict=True):
-        kernel[:, offset] += place @ rows
-    return kernel
-
-
 def onto_places(prefix: Tensor, kernel: Tensor, offsets: Tensor) -> Tensor:
-    """What a kernel (n, D) is by the responses of the first stages: (n, R·J), the transpose of `composed`.
+    """What a kernel (n, D) is by the responses of the first stages: (n, R·J), the transpose of composing with them.
 
     Parameters
     ----------
@@ -88,7 +92,7 @@ def onto_places(prefix: Tensor, kernel: Tensor, offsets: Tensor) -> Tensor:
         (d, J) of the prefix; see `prefix_offsets`.
     """
     rows = prefix.flatten(1)
-    return torch.stack([kernel[:, offset] @ rows.T for offset in offsets.unbind(1)], dim=2).flatten(1)
+    return torch.stack([kernel[:, place] @ rows.T for place in places_at(offsets)], dim=2).flatten(1)
 
 
 def seen_through(prefix: Tensor, second: Tensor, offsets: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ def seen_through(prefix: Tensor, second: Tensor, offsets: Tensor) -> Tensor:
         (d, J) of the prefix; see `prefix_offsets`.
     """
     rows = prefix.flatten(1)
-    images = torch.stack([rows @ second[offset] for offset in offsets.unbind(1)], dim=1).flatten(0, 1)
+    images = torch.stack([rows @ second[place] for place in places_at(offsets)], dim=1).flatten(0, 1)
     return onto_places(prefix, images, offsets)
 
 

@@ -25,13 +25,23 @@ class Root:
         (d, d), upper triangular, regular.
     shrinkage
         γ, from 0 to 1. At 1 the data say nothing.
-    condition
-        Of the shrunk moment: about its largest eigenvalue by its smallest.
+    variance
+        The mean variance. Where it is 0 the root is that of the identity.
     """
 
     root: Tensor
     shrinkage: float
-    condition: float
+    variance: float
+
+    @property
+    def condition(self) -> float:
+        """Of the shrunk moment: about its largest eigenvalue by its smallest."""
+        root = self.root
+        if not 0 < self.variance < math.inf:
+            return math.inf
+        largest = _largest_eigenvalue(lambda vector: root.T @ (root @ vector), len(root))
+        of_inverse = _largest_eigenvalue(lambda vector: torch.cholesky_solve(vector, root, upper=True), len(root))
+        return largest * of_inverse
 
 
 def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: float = 0.0) -> Root:
@@ -54,7 +64,7 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: fl
     size = len(total)
     variance = float(total.diagonal().mean())
     if variance <= 0 or not math.isfinite(variance):
-        return Root(torch.eye(size, dtype=total.dtype, device="cpu"), 1.0, math.inf)
+        return Root(torch.eye(size, dtype=total.dtype, device="cpu"), 1.0, variance)
     (weight, one), (other_weight, other) = halves
     apart = total.clone()
     apart.diagonal().sub_(variance)
@@ -71,10 +81,7 @@ def shrunk_root(total: Tensor, halves: Sequence[tuple[float, Tensor]], least: fl
         if not failed or shrinkage == 1:
             break
         shrinkage = min(1.0, 10 * shrinkage)  # rounding has left it an eigenvalue below zero
-    root = lower.mT.contiguous()
-    largest = _largest_eigenvalue(lambda vector: shrunk @ vector, size)
-    of_inverse = _largest_eigenvalue(lambda vector: torch.cholesky_solve(vector, root, upper=True), size)
-    return Root(root, shrinkage, largest * of_inverse)
+    return Root(lower.mT.contiguous(), shrinkage, variance)
 
 
 def _largest_eigenvalue(times: Callable[[Tensor], Tensor], size: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -110,7 +111,7 @@ class WeightGroup:
         """How one of the layers is split at these ranks."""
         return split_of(self.method, cast(LayerSpec, layer.spec), ranks, added_bias=added_bias)
 
-    @property
+    @functools.cached_property
     def macs(self) -> int:
         """Multiply-accumulates over all known calls of the layers as they are."""
         return self._macs(lambda layer: (layer,))
