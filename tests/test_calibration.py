@@ -1110,6 +1110,18 @@ def test_a_fit_to_inputs_some_of_which_repeat_is_that_without_the_repeats() -> N
     assert one.fit.ridge == other.fit.ridge
 
 
+def test_tokens_that_repeat_in_a_text_are_no_inputs_that_repeat() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(4, 32), nn.Linear(32, 32))
+    texts = [torch.randint(4, (64,), generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    config = DecompositionConfig("channel", rule="any", rank=FixedRank(4), rank_multiple=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* calibration inputs are the same")
+        plan = plan_decomposition(model, config, calibration=Calibration(texts, mode="refit"))
+    assert plan.layers[0].fit is not None
+    assert plan.layers[0].fit.samples == 3 * 64  # one text is held out
+
+
 @pytest.mark.parametrize("mode", ["refit", "reconstruct"])
 def test_what_the_users_function_makes_of_one_batch_is_no_repeat(mode: Any) -> None:
     model = nn.Sequential(conv(16, 16))

@@ -173,7 +173,10 @@ class Runs:
             return
         seen_by_model = batch[: _required_arguments(self.model)] if isinstance(batch, tuple | list) else batch
         size = batch_size_of(seen_by_model) or 0
-        parts = [tensor for tensor in tensors_of(seen_by_model) if tensor.dim() and tensor.size(0) == size]
+        # Of one axis are the tokens of a single text, say, which are no inputs of their own.
+        parts = [tensor for tensor in tensors_of(seen_by_model) if tensor.dim() > 1 and tensor.size(0) == size]
+        if not parts:
+            return
         repeated = []
         for item in range(size):
             mark = checksum(part[item] for part in parts)
