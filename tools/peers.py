@@ -112,8 +112,8 @@ def row(title: str, draws: Sequence[Result]) -> tuple[str, ...]:
 
     def ranged(key: str, digits: int) -> str:
         values = [one[key] for one in found]
-        spread = f" [{min(values):.{digits}f}, {max(values):.{digits}f}]" if len(values) > 1 else ""
-        return typical(key, digits) + spread
+        low, high = (f"{extreme(values):.{digits}f}" for extreme in (min, max))
+        return low if low == high else f"{typical(key, digits)} [{low}, {high}]"
 
     return (
         title,
