@@ -165,6 +165,9 @@ def test_what_described_an_earlier_decomposition_goes_with_it(command: Command, 
     assert command("run", NETWORK, "--eval", f"{USER}:agreement", "-o", out).code == 0
     assert command("validate", NETWORK, *SHAPE, "--decomposed", out, "-o", out).code == 0
     (out / "notes.txt").write_text("mine")
+    (out / "model.onnx").write_bytes(b"exported earlier")
+    (out / "ascend").mkdir()
+    (out / "ascend" / "compile.sh").touch()
     ended = command("run", NETWORK, "--rank", 8, "--safetensors", "-o", out)
     assert ended.code == ExitCode.USAGE
     assert "--force" in ended.err

@@ -22,9 +22,9 @@ RUN = "run.json"
 REPORT = "report.html"
 
 DECOMPOSITION = frozenset({INFO, WEIGHTS, WEIGHTS_SAFETENSORS, PLAN, SPECTRA, SEARCH, SCORES, RUN}) | {
-    *(VALIDATION, BENCHMARK, EXPORT, REPORT)
+    *(VALIDATION, BENCHMARK, EXPORT, ONNX, ASCEND, REPORT)
 }
-"""All that describes one decomposition. A verb that makes another replaces it as a whole, as they would not fit."""
+"""All that is of one decomposition. A verb that makes another replaces it as a whole, as they would not fit."""
 
 UNFINISHED_SEARCH = frozenset({JOURNAL, f"{JOURNAL}.plan"})
 """What a search that was interrupted leaves, and the same command goes on from."""
