@@ -76,6 +76,13 @@ def images_alone():
 def empty():
     return torch.utils.data.DataLoader(Data(0), 16)
 
+class Torn(Data):
+    def __getitem__(self, index):
+        raise ValueError("torn image")
+
+def torn():
+    return torch.utils.data.DataLoader(Torn(32), 16)
+
 def score(model):
     test = Data(32)
     device = next(model.parameters()).device
@@ -414,6 +421,7 @@ _MISTAKES = [
     (["--data", "mine:empty"], ExitCode.USAGE, "no batch"),
     (["--data", "mine:unlabelled"], ExitCode.USAGE, "expected a torch.utils.data.DataLoader"),
     (["--data", "mine:images_alone"], ExitCode.USAGE, r"expected batches \(inputs, targets\), found Tensor"),
+    (["--data", "mine:torn"], ExitCode.USAGE, "--data: the DataLoader fails at batch 0: ValueError: torn image"),
     (["--loss", "mine:missing"], ExitCode.USAGE, "'missing'"),
     (["--backend", "tpu"], ExitCode.DEVICE, "there is no backend 'tpu'"),
     (["--decomposed", "nowhere"], ExitCode.USAGE, "nowhere"),

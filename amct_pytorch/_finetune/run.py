@@ -16,7 +16,7 @@ from .._run.progress import ProgressFunction, reporting
 from ..backend import Backend
 from ..checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
 from ..errors import CheckpointError, ConfigError, TrainingDiverged, shown
-from .batches import split_batch
+from .batches import read_batches, split_batch
 from .curves import write_csv
 from .processes import Processes, digest
 from .trained_parameters import others_frozen
@@ -86,9 +86,8 @@ def fine_tune(
     """
     if loss is None and not settings.distill:
         raise ConfigError("there is nothing to learn from: give a loss, or have the model learn from the original")
-    split_batch(
-        next(iter(loader)), with_targets=loss is not None
-    )  # what is wrong with all of them shows before any work
+    # What is wrong with all batches shows before any work.
+    split_batch(next(read_batches(loader)), with_targets=loss is not None)
     place = folder / CHECKPOINT
     state: dict[str, Any] = {}
     if has_checkpoint(place) and not anew:
