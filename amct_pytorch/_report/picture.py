@@ -19,11 +19,14 @@ _MARKERS = "xs^oDvP"
 
 # Width and height in inches: of a single figure, and of each of several side by side.
 _INCHES = (7.0, 4.2)
-_INCHES_BESIDE = (4.5, 3.4)
+_INCHES_BESIDE = (4.5, 3.8)
+
+# Entries beside each other in a legend below figures.
+_COLUMNS_OF_LEGEND = 4
 
 
 def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> None:
-    """Draw figures side by side. Series of the same name have one colour, and an entry in the first legend only.
+    """Draw figures side by side. Series of the same name have one colour, and one entry in the legend.
 
     Parameters
     ----------
@@ -55,6 +58,7 @@ def save_picture(figures: Sequence[Figure], path: str | os.PathLike[str]) -> Non
     styles: dict[str, dict[str, Any]] = {}
     for figure, axes in zip(figures, canvas.subplots(1, len(figures), squeeze=False)[0], strict=True):
         _draw(figure, axes, styles)
+    _add_legend(canvas)
     content = io.BytesIO()
     canvas.savefig(content, format=ending, dpi=110)
     write_report(path, content.getvalue())
@@ -72,7 +76,6 @@ def _draw(figure: Figure, axes: Any, styles: dict[str, dict[str, Any]]) -> None:
     styles
         Colour and marker of each series drawn so far, by name; those of new series are added.
     """
-    known = len(styles)
     for level in figure.levels:
         axes.axhline(level.value, color="0.6", linestyle="--", linewidth=1, label=level.name)
     for series in figure.series:
@@ -85,8 +88,20 @@ def _draw(figure: Figure, axes: Any, styles: dict[str, dict[str, Any]]) -> None:
     _scale(figure.y, axes.yaxis, axes.set_yscale, axes.set_ylim)
     axes.set_title(figure.title)
     axes.grid(alpha=0.3)
-    if len(styles) > known:
-        axes.legend()
+
+
+def _add_legend(canvas: Any) -> None:
+    """Of a single figure within it, where there is room; of several below them, for all."""
+    entries: dict[str, Any] = {}
+    for axes in canvas.axes:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    if not entries:
+        return
+    if len(canvas.axes) == 1:
+        canvas.axes[0].legend()
+    else:
+        canvas.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=_COLUMNS_OF_LEGEND)
 
 
 def _scale(axis: Axis, drawn: Any, set_scale: Any, set_limits: Any) -> None:
