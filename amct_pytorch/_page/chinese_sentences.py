@@ -73,6 +73,7 @@ CHINESE_SENTENCES: dict[str, str] = {
     "its padding was changed after it was made, in one of the two places where it keeps it only": (
         "创建后只修改了两处填充设置中的一处"
     ),
+    "its weight is empty": "权重为空",
     "its weight has the layout {layout}, not the strided one": "权重的存储布局为 {layout}，而非 strided",
     "its weight has hooks on its gradient, which a split would lose: decompose first": (
         "权重的梯度上注册了钩子，分解后将会丢失：请先分解"
