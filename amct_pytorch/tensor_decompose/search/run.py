@@ -18,8 +18,8 @@ from .noise import score_range, standard_error_of_difference
 from .result import Cost, Evaluation, SearchResult
 from .scoring import mark_of
 
-# Scores that different models may well have in common: of shares of samples that are right, and of percents.
-_BEST_POSSIBLE = frozenset([1.0, 100.0])
+# Scores that different models may well have in common: all samples wrong, or all right, as a share or in percent.
+_NONE_OR_ALL_RIGHT = frozenset([0.0, 1.0, 100.0])
 _LOGGER = logging.getLogger("amct_pytorch")
 
 
@@ -128,7 +128,7 @@ class Search:
             for number, one in enumerate(self._records)
         )
         scores = {one.score for one in self._records}
-        if self._done > 1 and len(scores) == 1 and not scores <= _BEST_POSSIBLE:
+        if self._done > 1 and len(scores) == 1 and not scores <= _NONE_OR_ALL_RIGHT:
             warn_user(
                 f"every plan has exactly the score of the original, {self._records[0].score:g}: make sure that "
                 "evaluate scores the model that it is given, and no other"
