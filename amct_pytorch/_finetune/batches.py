@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
 
 from .._run.inputs import batch_size_of, checked_inputs
-from ..errors import AmctError, InputsError, shown
+from ..errors import InputsError
 from .processes import Processes
+
+FAILING = "data: the DataLoader fails"
+"""How an error of the user's data begins."""
 
 
 def checked_loader(loader: object) -> DataLoader[Any]:
@@ -97,32 +99,6 @@ def batches_of_epoch(loader: DataLoader[Any], seed: int, epoch: int, processes: 
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor,
     )
-
-
-def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The batches of a loader, whose errors are those of the data.
-
-    Parameters
-    ----------
-    loader
-        The loader.
-
-    Raises
-    ------
-    InputsError
-        It fails to give a batch.
-    """
-    count = 0
-    try:
-        for batch in loader:
-            yield batch
-            count += 1
-    except Exception as error:
-        if isinstance(error, AmctError):
-            raise
-        raise InputsError(
-            f"data: the DataLoader fails at batch {count}: {type(error).__name__}: {shown(error)}"
-        ) from error
 
 
 def split_batch(batch: Any, *, with_targets: bool) -> tuple[Any, Any, int]:

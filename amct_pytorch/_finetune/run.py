@@ -12,11 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from .._report.units import name_of
+from .._run.inputs import read_batches
 from .._run.progress import ProgressFunction, reporting
 from ..backend import Backend
 from ..checkpoint import has_checkpoint, load_decomposed, load_training_state, save_decomposed
 from ..errors import CheckpointError, ConfigError, TrainingDiverged, shown
-from .batches import read_batches, split_batch
+from .batches import FAILING, split_batch
 from .curves import write_csv
 from .processes import Processes, digest
 from .trained_parameters import others_frozen
@@ -87,7 +88,7 @@ def fine_tune(
     if loss is None and not settings.distill:
         raise ConfigError("there is nothing to learn from: give a loss, or have the model learn from the original")
     # What is wrong with all batches shows before any work.
-    split_batch(next(read_batches(loader)), with_targets=loss is not None)
+    split_batch(next(read_batches(loader, FAILING)), with_targets=loss is not None)
     place = folder / CHECKPOINT
     state: dict[str, Any] = {}
     if has_checkpoint(place) and not anew:

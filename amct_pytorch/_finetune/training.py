@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .._run.inputs import call_with
+from .._run.inputs import call_with, read_batches
 from .._run.progress import ProgressFunction
 from .._run.tensors import map_tensors
 from ..errors import TrainingDiverged
-from .batches import batches_of_epoch, read_batches, split_batch
+from .batches import FAILING, batches_of_epoch, split_batch
 from .distillation import Distillation
 from .processes import Processes, digest
 from .trained_parameters import parameter_groups
@@ -215,7 +215,7 @@ class Trainer:
         names = ["loss", *self._terms()]
         sums = torch.zeros(len(names) + 1, device=self.device)  # and the samples
         batches = batches_of_epoch(self._loader, self.settings.seed, epoch, self.processes)
-        for step, batch in enumerate(read_batches(batches), 1):
+        for step, batch in enumerate(read_batches(batches, FAILING), 1):
             inputs, targets, size = split_batch(batch, with_targets=self._loss is not None)
             inputs, targets = (map_tensors(self._placed, item) for item in (inputs, targets))
             losses = self._step(inputs, targets)

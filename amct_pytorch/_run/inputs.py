@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..errors import InputsError
+from ..errors import AmctError, InputsError, shown
 from .tensors import is_finite, map_tensors
 
 
@@ -33,6 +33,32 @@ def checked_inputs(inputs: object, called: str) -> Any:
             f"{called} must be a tensor, a tuple of arguments or a mapping of keywords, found {type(inputs).__name__}"
         )
     return dict(inputs) if isinstance(inputs, Mapping) else inputs
+
+
+def read_batches(batches: Iterable[Any], what: str) -> Iterator[Any]:
+    """Batches of the user's, whose errors are those of the data.
+
+    Parameters
+    ----------
+    batches
+        What gives them.
+    what
+        Which fail, for the message.
+
+    Raises
+    ------
+    InputsError
+        No next batch can be had.
+    """
+    count = 0
+    try:
+        for batch in batches:
+            yield batch
+            count += 1
+    except AmctError:
+        raise
+    except Exception as error:
+        raise InputsError(f"{what} at batch {count}: {type(error).__name__}: {shown(error)}") from error
 
 
 def check_samples(inputs: Any) -> None:

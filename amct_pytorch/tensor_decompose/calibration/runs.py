@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._run.inputs import batch_size_of, call_with, described, tensors_of
+from ..._run.inputs import batch_size_of, call_with, described, read_batches, tensors_of
 from ..._run.interrupts import interrupt_if_pressed
 from ..._run.isolation import leaving_no_trace, putting_back
 from ..._run.tensors import checksum, map_tensors
-from ...errors import AmctError, InputsError, shown
+from ...errors import AmctError, InputsError
 from .data import Calibration, mode_of_layers
 
 # One batch in this many is held out, beginning with the second, up to the number below.
@@ -149,24 +149,9 @@ class Runs:
             yield outputs
 
     def _batches(self) -> Iterator[Any]:
-        """The batches of one pass.
-
-        Raises
-        ------
-        InputsError
-            What gives them fails.
-        """
-        count = 0
-        try:
-            for batch in itertools.islice(self.calibration.batches, self.calibration.max_batches):
-                yield batch
-                count += 1
-        except Exception as error:
-            if isinstance(error, AmctError):
-                raise
-            raise InputsError(
-                f"Calibration: batches fail at batch {count}: {type(error).__name__}: {shown(error)}"
-            ) from error
+        """The batches of one pass."""
+        batches = itertools.islice(self.calibration.batches, self.calibration.max_batches)
+        return read_batches(batches, "Calibration: batches fail")
 
     def _note_repeated(self, index: int, batch: Any) -> None:
         if self.calibration.forward is not None:
